@@ -33,12 +33,12 @@ from fedmq.secure_sums.messages import (
     MaskedInput,
     Member,
     Opened,
+    OpenedTotal,
     Opening,
     Record,
     RevealedShares,
     SignedSurvivors,
     Survivors,
-    Total,
     keys_text,
     list_text,
 )
@@ -47,7 +47,7 @@ from fedmq.security import ciphers
 from fedmq.security.keys import PublicIdentity, transport_public
 
 
-class Phase(Enum):
+class SumPhase(Enum):
     """The progress of a sum, in order."""
 
     ADVERTISING = "advertising"
@@ -78,8 +78,8 @@ class SumAggregator:
 
     def __init__(self, name: SumName, threshold: Callable[[int], int] = default_threshold) -> None:
         self.sum_id, self._threshold = name.id, threshold
-        self.phase = Phase.ADVERTISING
-        self.total: Total | None = None
+        self.phase = SumPhase.ADVERTISING
+        self.total: OpenedTotal | None = None
         self.why = ""  # of an abandoned sum
         self._present: dict[str, Member] = {}
         self._cohort = Cohort(self.sum_id, 1, ())
@@ -116,13 +116,13 @@ class SumAggregator:
 
     def fix_cohort(self) -> Output:
         """Close the phase ADVERTISING: all that have joined are the cohort."""
-        self._check_phase(Phase.ADVERTISING)
+        self._check_phase(SumPhase.ADVERTISING)
         members = tuple(self._present[name] for name in sorted(self._present))
         return self._proceed((Saved("", Cohort(self.sum_id, self._threshold(len(members)), members)),))
 
     def open(self, question: bytes, length: int) -> Output:
         """Close the phase SHARING: ask the dealers a question, 32 bytes, whose answer has `length` numbers."""
-        self._check_phase(Phase.SHARING)
+        self._check_phase(SumPhase.SHARING)
         if len(self._dealt) < self._cohort.threshold:
             return self._abandon(f"{len(self._dealt)} dealers")
         opened = Opened(self.sum_id, question, length, self._bitmap(self._dealt))
@@ -140,21 +140,21 @@ class SumAggregator:
         if place is None:
             raise Rejected("uninvited", f"expected a message of a member of the cohort, got one of {sender}")
         match message:
-            case EncryptedShares() if self.phase is Phase.SHARING:
+            case EncryptedShares() if self.phase is SumPhase.SHARING:
                 self._check_count(message.shares, len(self._cohort.members) - 1)
                 self._dealt.setdefault(place, message)
-            case MaskedInput() if self.phase is Phase.COLLECTING and place in self._dealers:
+            case MaskedInput() if self.phase is SumPhase.COLLECTING and place in self._dealers:
                 if len(message.values) != 8 * self._opened.length:
                     raise Rejected("shape", f"expected {self._opened.length} numbers, got {len(message.values)} bytes")
                 self._inputs.setdefault(place, message)
                 return self._close_if(len(self._inputs) == len(self._dealers))
-            case ListSignature() if self.phase is Phase.CONSISTENCY and place in self._inputs:
+            case ListSignature() if self.phase is SumPhase.CONSISTENCY and place in self._inputs:
                 text = list_text(self._cohort, self._opened, self._survivors)
                 if not self._cohort.members[place].identity.verifies(message.signature, text):
                     raise Rejected("signature", f"expected the list of survivors signed by {sender}")
                 self._signatures.setdefault(place, message)
                 return self._close_if(len(self._signatures) == len(self._inputs))
-            case RevealedShares() if self.phase is Phase.UNMASKING and place in self._signers:
+            case RevealedShares() if self.phase is SumPhase.UNMASKING and place in self._signers:
                 self._check_count(message.shares, len(self._dealers))
                 self._revealed.setdefault(place, message)
                 return self._close_if(len(self._revealed) == len(self._signers))
@@ -166,18 +166,18 @@ class SumAggregator:
         """Go on without the missing members, or abandon the sum. While unmasking, ask again: trainers repeat shares."""
         threshold = self._cohort.threshold
         match self.phase:
-            case Phase.COLLECTING:
+            case SumPhase.COLLECTING:
                 if len(self._inputs) < threshold:
                     return self._abandon(f"{len(self._inputs)} masked inputs")
                 survivors = Survivors(self.sum_id, self._bitmap(self._inputs))
                 return self._proceed((*self._from_trainers(self._inputs), Saved("", survivors)))
-            case Phase.CONSISTENCY:
+            case SumPhase.CONSISTENCY:
                 if len(self._signatures) < threshold:
                     return self._abandon(f"{len(self._signatures)} signatures of the survivors")
                 signatures = tuple(self._signatures[place].signature for place in sorted(self._signatures))
                 signers = self._bitmap(self._signatures)
                 return self._proceed((Saved("", SignedSurvivors(self.sum_id, self._survivors, signers, signatures)),))
-            case Phase.UNMASKING:
+            case SumPhase.UNMASKING:
                 return self.requests() if len(self._revealed) < threshold else self._unmask()
             case _:
                 return Output()
@@ -190,20 +190,20 @@ class SumAggregator:
         """Return the messages of this phase for the members that have not answered them."""
         send: list[tuple[str, FromAggregator]] = []
         match self.phase:
-            case Phase.SHARING:
+            case SumPhase.SHARING:
                 send = [(self._name(one), self._cohort) for one in self._places.values() if one not in self._dealt]
-            case Phase.COLLECTING:
+            case SumPhase.COLLECTING:
                 send = [(self._name(one), self._opening(one)) for one in self._dealers if one not in self._inputs]
-            case Phase.CONSISTENCY:
+            case SumPhase.CONSISTENCY:
                 request = Survivors(self.sum_id, self._survivors)
                 send = [(self._name(one), request) for one in sorted(self._inputs) if one not in self._signatures]
-            case Phase.UNMASKING:
+            case SumPhase.UNMASKING:
                 send = [(self._name(one), self._signed) for one in self._signers if one not in self._revealed]
             case _:
                 pass
         return Output((), tuple(send))
 
-    def _check_phase(self, phase: Phase) -> None:
+    def _check_phase(self, phase: SumPhase) -> None:
         if self.phase is not phase:
             raise BadConfiguration(f"secure sum: expected phase {phase.value}, got {self.phase.value}")
 
@@ -224,24 +224,24 @@ class SumAggregator:
         record = saved.record
         match record:
             case Cohort():
-                self.phase, self._cohort = Phase.SHARING, record
+                self.phase, self._cohort = SumPhase.SHARING, record
                 self._places = {one.identity.name: index for index, one in enumerate(record.members)}
             case EncryptedShares():
                 self._dealt[self._places[saved.sender]] = record
             case Opened():
-                self.phase, self._opened = Phase.COLLECTING, record
+                self.phase, self._opened = SumPhase.COLLECTING, record
                 self._dealers = self._indexes(record.dealers)
             case MaskedInput():
                 self._inputs[self._places[saved.sender]] = record
             case Survivors():
-                self.phase, self._survivors = Phase.CONSISTENCY, record.survivors
+                self.phase, self._survivors = SumPhase.CONSISTENCY, record.survivors
             case SignedSurvivors():
-                self.phase, self._signed = Phase.UNMASKING, record
+                self.phase, self._signed = SumPhase.UNMASKING, record
                 self._signers = self._indexes(record.signers)
-            case Total():
-                self.phase, self.total = Phase.CLOSED, record
+            case OpenedTotal():
+                self.phase, self.total = SumPhase.CLOSED, record
             case Abandoned():
-                self.phase, self.why = Phase.ABANDONED, record.why
+                self.phase, self.why = SumPhase.ABANDONED, record.why
 
     def _abandon(self, got: str) -> Output:
         why = f"expected at least {self._cohort.threshold} of {len(self._cohort.members)} members, got {got}"
@@ -253,7 +253,7 @@ class SumAggregator:
         values = np.zeros(self._opened.length, np.uint64)
         for position, dealer in enumerate(dealers):
             shares = {holder: message.shares[position] for holder, message in self._revealed.items()}
-            secret = shamir.combine(shares, self._cohort.threshold)
+            secret = shamir.open_secret(shares, self._cohort.threshold)
             key = self._cohort.members[dealer].mask_key
             if secret is None or (dealer not in self._inputs and transport_public(secret) != key):
                 why = f"the shares of {self._name(dealer)} fit no secret"
@@ -266,7 +266,7 @@ class SumAggregator:
                 agreed = ciphers.agree(secret, self._cohort.members[survivor].mask_key)
                 masks.remove_pair(values, masks.pair_seed(agreed, self.sum_id, survivor, dealer), survivor, dealer)
         names = tuple(self._name(one) for one in survivors)
-        total = Total(self.sum_id, self._opened.question, names, values.astype("<u8", copy=False).tobytes())
+        total = OpenedTotal(self.sum_id, self._opened.question, names, values.astype("<u8", copy=False).tobytes())
         return self._proceed((Saved("", total),))
 
     def _opening(self, place: int) -> Opening:

@@ -68,7 +68,7 @@ class Cohort(SumMessage, frozen=True, tag="cohort", dict=True):
     @cached_property
     def digest(self) -> bytes:
         """The SHA-256 of the cohort as it is encoded."""
-        return masks.digest(encode(self))
+        return masks.digest(to_bytes(self))
 
 
 class EncryptedShares(SumMessage, frozen=True, tag="encrypted-shares"):
@@ -126,7 +126,7 @@ class Opened(SumMessage, frozen=True, tag="opened"):
     dealers: Bitmap
 
 
-class Total(SumMessage, frozen=True, tag="total"):
+class OpenedTotal(SumMessage, frozen=True, tag="total"):
     """A record of the aggregator, never sent: the names of the survivors, and the sum of their answers, int64."""
 
     question: Digest
@@ -142,18 +142,18 @@ class Abandoned(SumMessage, frozen=True, tag="abandoned"):
 
 FromTrainer = Keys | EncryptedShares | MaskedInput | ListSignature | RevealedShares
 FromAggregator = Cohort | Opening | Survivors | SignedSurvivors
-Record = Cohort | EncryptedShares | Opened | MaskedInput | Survivors | SignedSurvivors | Total | Abandoned
+Record = Cohort | EncryptedShares | Opened | MaskedInput | Survivors | SignedSurvivors | OpenedTotal | Abandoned
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[FromTrainer | FromAggregator] = msgspec.msgpack.Decoder(FromTrainer | FromAggregator)
 
 
-def encode(message: SumMessage) -> bytes:
+def to_bytes(message: SumMessage) -> bytes:
     """Return the bytes of a message: equal messages have equal bytes."""
     return _encoder.encode(message)
 
 
-def decode(data: bytes) -> FromTrainer | FromAggregator:
+def from_bytes(data: bytes) -> FromTrainer | FromAggregator:
     """Return the message.
 
     Raises:

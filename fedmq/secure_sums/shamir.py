@@ -28,7 +28,7 @@ def deal(secret: bytes, threshold: int, members: int, draw: Draw) -> list[bytes]
     return [_value(coefficients, x).to_bytes(SHARE_BYTES, "little") for x in range(1, members + 1)]
 
 
-def combine(shares: Mapping[int, bytes], threshold: int) -> bytes | None:
+def open_secret(shares: Mapping[int, bytes], threshold: int) -> bytes | None:
     """Return the secret from the shares of at least `threshold` members, by index.
 
     Returns None if they are not the shares of one secret of 32 bytes. With exactly `threshold` shares, nearly every

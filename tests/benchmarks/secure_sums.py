@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from fedmq.secure_sums.aggregator import Output, Phase, SumAggregator
+from fedmq.secure_sums.aggregator import Output, SumAggregator, SumPhase
 from fedmq.secure_sums.ledger import Ledger
 from fedmq.secure_sums.masks import SumName
-from fedmq.secure_sums.messages import Cohort, MaskedInput, Opening, SignedSurvivors, SumMessage, Survivors, encode
+from fedmq.secure_sums.messages import Cohort, MaskedInput, Opening, SignedSurvivors, SumMessage, Survivors, to_bytes
 from fedmq.secure_sums.policy import SumPolicy
 from fedmq.secure_sums.trainer import SumTrainer
 from fedmq.security.keys import Identity
@@ -49,7 +49,7 @@ class Sum:
         self.queue: deque[tuple[str, SumMessage]] = deque()
         for one in identities:
             keys = self.trainers[one.name].advertise()
-            self.up += len(encode(keys))
+            self.up += len(to_bytes(keys))
             self.measured("aggregator ahead", self.aggregator.join, one.public, keys)
 
     def measured(self, place: str, work: Callable[..., Any], *given: Any) -> Any:
@@ -63,7 +63,7 @@ class Sum:
         """Run it to its end, and check the total."""
         self.settle("aggregator ahead", self.aggregator.fix_cohort)
         self.settle("aggregator", self.aggregator.open, b"q" * 32, len(next(iter(self.values.values()))))
-        if self.aggregator.phase is Phase.COLLECTING:
+        if self.aggregator.phase is SumPhase.COLLECTING:
             self.settle("aggregator", self.aggregator.deadline)
         assert self.aggregator.total is not None
         survivors = [value for name, value in self.values.items() if name not in self.missing]
@@ -74,10 +74,10 @@ class Sum:
         self.queue += self.measured(place, begin, *given).send
         while self.queue:
             name, message = self.queue.popleft()
-            self.down += len(encode(message))
+            self.down += len(to_bytes(message))
             reply = self.reply(name, message)
             if not (isinstance(reply, MaskedInput) and name in self.missing):
-                self.up += len(encode(reply))
+                self.up += len(to_bytes(reply))
                 self.queue += self.measured(place, self.aggregator.receive, name, reply).send
 
     def reply(self, name: str, message: Any) -> Any:

@@ -116,6 +116,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
     chosen = [one for one in MUTATIONS if not given.words or any(word in one.what for word in given.words)]
+    if not chosen:
+        sys.exit(f"mutants: expected words of planted bugs, got {' '.join(given.words)}, which none has")
     wrong = [line for line in map(misfit, chosen) if line is not None]
     if wrong:
         sys.exit("\n".join(["mutants: these do not fit the code: update tests/mutants/mutations.toml:", *wrong]))

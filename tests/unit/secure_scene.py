@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedmq.errors import Rejected
-from fedmq.secure_sums.aggregator import Output, Phase, Saved, SumAggregator
+from fedmq.secure_sums.aggregator import Output, Saved, SumAggregator, SumPhase
 from fedmq.secure_sums.ledger import Entry, Ledger
 from fedmq.secure_sums.masks import SumName
 from fedmq.secure_sums.messages import (
@@ -24,8 +24,8 @@ from fedmq.secure_sums.messages import (
     SignedSurvivors,
     SumMessage,
     Survivors,
-    decode,
-    encode,
+    from_bytes,
+    to_bytes,
 )
 from fedmq.secure_sums.policy import SumPolicy, default_threshold
 from fedmq.secure_sums.trainer import SumTrainer
@@ -91,18 +91,18 @@ class Scene:
         self.saved += output.save
         self.queue += output.send
 
-    def settle(self, phase: Phase | None = None) -> None:
+    def settle(self, phase: SumPhase | None = None) -> None:
         """Deliver messages, each through its bytes, until none is left or the aggregator is in this phase."""
         while self.queue and self.aggregator.phase is not phase:
             name, message = self.queue.popleft()
             try:
-                reply = self.reply(name, decode(encode(message)))
+                reply = self.reply(name, from_bytes(to_bytes(message)))
             except Rejected as rejected:
                 self.refused.append(f"{name}: {rejected}")
             else:
                 self.frames.append((name, reply))
                 if not self.lost(name, reply):
-                    self.take(self.aggregator.receive(name, decode(encode(reply))))
+                    self.take(self.aggregator.receive(name, from_bytes(to_bytes(reply))))
             self.events += 1
             if self.events == self.restart_at:
                 self.restart()
@@ -132,12 +132,12 @@ class Scene:
             self.entries.append((name, save))
         return send
 
-    def until(self, phase: Phase, question: bytes = QUESTION) -> None:
+    def until(self, phase: SumPhase, question: bytes = QUESTION) -> None:
         """Run until this phase, and as long as deadlines change something."""
-        if self.aggregator.phase is Phase.ADVERTISING:
+        if self.aggregator.phase is SumPhase.ADVERTISING:
             self.take(self.aggregator.fix_cohort())
             self.settle()
-        if self.aggregator.phase is Phase.SHARING:
+        if self.aggregator.phase is SumPhase.SHARING:
             self.take(self.aggregator.open(question, self.length))
         for _ in range(4):
             self.settle(phase)

@@ -33,7 +33,7 @@ def test_shares_are_those_of_the_published_example() -> None:
     coefficients = iter([166, 94])
     dealt = shamir.deal((1234).to_bytes(32, "little"), 3, 6, lambda size: next(coefficients).to_bytes(size, "little"))
     assert [int.from_bytes(one, "little") for one in dealt] == [1494, 1942, 2578, 3402, 4414, 5614]
-    assert shamir.combine({1: dealt[1], 3: dealt[3], 4: dealt[4]}, 3) == (1234).to_bytes(32, "little")
+    assert shamir.open_secret({1: dealt[1], 3: dealt[3], 4: dealt[4]}, 3) == (1234).to_bytes(32, "little")
 
 
 @settings(max_examples=40, deadline=None)
@@ -42,7 +42,7 @@ def test_any_threshold_of_shares_gives_the_secret(secret: bytes, threshold: int,
     members = threshold + more
     dealt = shamir.deal(secret, threshold, members, random.randbytes)
     holders = random.sample(range(members), random.randint(threshold, members))
-    assert shamir.combine({holder: dealt[holder] for holder in holders}, threshold) == secret
+    assert shamir.open_secret({holder: dealt[holder] for holder in holders}, threshold) == secret
 
 
 def test_shares_below_the_threshold_fit_every_secret() -> None:
@@ -56,7 +56,7 @@ def test_shares_below_the_threshold_fit_every_secret() -> None:
                 for one in range(5)
             }
             assert all(whole[one] == dealt[one] for one in few)
-            assert shamir.combine(whole, 3) == secret
+            assert shamir.open_secret(whole, 3) == secret
 
 
 def iter_bytes() -> shamir.Draw:
@@ -68,7 +68,7 @@ def test_wrong_share_beyond_the_threshold_is_noticed() -> None:
     dealt = dict(enumerate(shamir.deal(b"s" * 32, 3, 5, iter_bytes())))
     for wrong in range(5):
         changed = {**dealt, wrong: bytes([dealt[wrong][0] ^ 1]) + dealt[wrong][1:]}
-        assert shamir.combine(changed, 3) is None
+        assert shamir.open_secret(changed, 3) is None
 
 
 def test_key_agreement_is_that_of_rfc_7748() -> None:

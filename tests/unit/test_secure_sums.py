@@ -14,7 +14,7 @@ from secure_scene import ANY_THRESHOLD, OTHER_QUESTION, QUESTION, Scene, breache
 
 from fedmq.errors import BadConfiguration, PolicyRefused, ProtocolError, Rejected
 from fedmq.secure_sums import masks, shamir
-from fedmq.secure_sums.aggregator import Phase
+from fedmq.secure_sums.aggregator import SumPhase
 from fedmq.secure_sums.ledger import Entry, Ledger
 from fedmq.secure_sums.messages import (
     Cohort,
@@ -24,15 +24,15 @@ from fedmq.secure_sums.messages import (
     MaskedInput,
     Member,
     Opened,
+    OpenedTotal,
     Opening,
     RevealedShares,
     SignedSurvivors,
     Survivors,
-    Total,
-    decode,
-    encode,
+    from_bytes,
     keys_text,
     list_text,
+    to_bytes,
 )
 from fedmq.secure_sums.policy import SumPolicy, colluders_max, default_threshold
 from fedmq.secure_sums.trainer import SumTrainer
@@ -65,7 +65,7 @@ def test_total_has_the_bits_of_the_plain_sum(members: int, count: int, step: typ
     one = Scene(members, seed=members)
     gone = list(one.trainers)[:count]
     one.lost = missing(gone, step)
-    one.until(Phase.CLOSED)
+    one.until(SumPhase.CLOSED)
     total = one.aggregator.total
     assert total is not None
     assert total.values == one.plain(total.survivors)
@@ -78,13 +78,13 @@ def test_total_has_the_bits_of_the_plain_sum(members: int, count: int, step: typ
 def test_nothing_is_opened_below_the_threshold(step: type) -> None:
     one = Scene(4)
     one.lost = missing(list(one.trainers)[:2], step)
-    one.until(Phase.ABANDONED if step is not RevealedShares else Phase.CLOSED)
+    one.until(SumPhase.ABANDONED if step is not RevealedShares else SumPhase.CLOSED)
     assert one.aggregator.total is None
     shares = [message for _, message in one.frames if isinstance(message, RevealedShares)]
     if step is RevealedShares:  # the aggregator asks again, and the trainers send the same shares
-        assert one.aggregator.phase is Phase.UNMASKING
+        assert one.aggregator.phase is SumPhase.UNMASKING
         one.lost = lambda name, message: False
-        one.until(Phase.CLOSED)
+        one.until(SumPhase.CLOSED)
         assert one.aggregator.total is not None
         assert breaches(one) == []
     else:
@@ -98,32 +98,32 @@ def test_aggregator_restarts_at_each_message() -> None:
             one = Scene(4, seed=restart_at)
             one.restart_at = restart_at
             one.lost = missing(list(drops), MaskedInput)
-            one.until(Phase.CLOSED)
+            one.until(SumPhase.CLOSED)
             assert one.aggregator.total is not None, restart_at
             assert one.aggregator.total.values == one.plain(one.aggregator.total.survivors)
             assert breaches(one) == []
             # a total is never counted twice
             again = type(one.aggregator).restore(one.name, one.saved)
-            assert (again.phase, again.total, again.requests().send) == (Phase.CLOSED, one.aggregator.total, ())
+            assert (again.phase, again.total, again.requests().send) == (SumPhase.CLOSED, one.aggregator.total, ())
 
 
 def test_trainer_restarts_at_each_message() -> None:
     for restart_at in range(1, 18):
         one = Scene(4, seed=restart_at)
         one.restart_at, one.restarts = restart_at, "t01"
-        one.until(Phase.CLOSED)
+        one.until(SumPhase.CLOSED)
         assert one.aggregator.total is not None, one.refused
         assert one.aggregator.total.values == one.plain(one.aggregator.total.survivors)
         assert breaches(one) == []
         after = Scene(4, seed=100 + restart_at, ledgers=one.ledgers)
-        after.until(Phase.CLOSED, OTHER_QUESTION)
+        after.until(SumPhase.CLOSED, OTHER_QUESTION)
         assert after.aggregator.total is not None
         assert len(after.aggregator.total.survivors) == 4
 
 
 def test_restarted_trainer_repeats_its_bytes_and_answers_nothing_else() -> None:
     one = Scene(4)
-    one.until(Phase.CLOSED)
+    one.until(SumPhase.CLOSED)
     aggregator, name = one.aggregator, "t01"
     journal = [msgspec.msgpack.encode(entry) for owner, entry in one.entries if owner == name]
     assert len(journal) == 3
@@ -158,7 +158,7 @@ def dealt(members: int = 4, **settings: Any) -> Scene:
 def collected(members: int = 4) -> tuple[Scene, SumTrainer, Opening]:
     """All have answered; the list of survivors is not signed yet."""
     one = Scene(members)
-    one.until(Phase.CONSISTENCY)
+    one.until(SumPhase.CONSISTENCY)
     one.queue.clear()
     return one, one.trainers["t00"], one.aggregator._opening(0)
 
@@ -269,7 +269,7 @@ def test_trainer_signs_one_list_only_of_survivors_that_dealt() -> None:
         trainer.sign(Survivors(one.sum_id, b"\x0f"))
     absent = Scene(4)
     absent.lost = missing(["t03"], EncryptedShares)
-    absent.until(Phase.CONSISTENCY)
+    absent.until(SumPhase.CONSISTENCY)
     with pytest.raises(Rejected, match="have dealt"):
         absent.trainers["t00"].sign(Survivors(absent.sum_id, b"\x0f"))
 
@@ -313,7 +313,7 @@ def test_trainer_reveals_shares_only_for_the_list_it_signed_with_enough_signatur
 
 def test_spent_question_is_refused_in_every_other_sum() -> None:
     first = Scene(4, seed=1)
-    first.until(Phase.CLOSED)
+    first.until(SumPhase.CLOSED)
     for members in ([0, 1, 2, 3], [0, 1, 2]):  # the same cohort, and one whose total differs by one answer
         ledgers = {identity(index).name: first.ledgers[identity(index).name] for index in members}
         second = dealt(seed=2, indexes=members, ledgers=ledgers)
@@ -321,7 +321,7 @@ def test_spent_question_is_refused_in_every_other_sum() -> None:
         with pytest.raises(PolicyRefused, match="new question"):
             second.trainers["t00"].answer(second.aggregator._opening(0), second.values["t00"])
     third = Scene(4, seed=3, ledgers=first.ledgers)
-    third.until(Phase.CLOSED, OTHER_QUESTION)
+    third.until(SumPhase.CLOSED, OTHER_QUESTION)
     assert third.aggregator.total is not None
 
 
@@ -329,7 +329,7 @@ def test_answer_in_a_later_sum_ends_the_earlier_one() -> None:
     first, trainer, _ = collected()
     trainer.sign(Survivors(first.sum_id, b"\x0f"))
     second = Scene(4, seed=2, ledgers=first.ledgers)
-    second.until(Phase.CLOSED)
+    second.until(SumPhase.CLOSED)
     assert second.aggregator.total is not None
     opening = first.aggregator._opening(0)
     for request in (
@@ -344,7 +344,7 @@ def test_answer_in_a_later_sum_ends_the_earlier_one() -> None:
 def test_sums_of_one_question_go_forward_only() -> None:
     """Otherwise a trainer that opens one sum may have answered the other, and their totals differ by fewer members."""
     later = Scene(4, seed=2)
-    later.until(Phase.CONSISTENCY)
+    later.until(SumPhase.CONSISTENCY)
     earlier = dealt(seed=1, ledgers=later.ledgers)
     earlier.aggregator.open(QUESTION, 5)
     with pytest.raises(PolicyRefused, match="earlier one"):
@@ -353,10 +353,10 @@ def test_sums_of_one_question_go_forward_only() -> None:
 
 def test_budget_of_questions_counts_different_questions() -> None:
     one = Scene(4, seed=1)
-    one.until(Phase.CONSISTENCY)
+    one.until(SumPhase.CONSISTENCY)
     policy = SumPolicy(questions_max=1)
     two = Scene(4, seed=2, ledgers=one.ledgers, policy=policy)
-    two.until(Phase.CONSISTENCY)  # the same question, which no trainer has helped to open
+    two.until(SumPhase.CONSISTENCY)  # the same question, which no trainer has helped to open
     three = dealt(seed=3, ledgers=one.ledgers, policy=policy)
     three.aggregator.open(OTHER_QUESTION, 5)
     with pytest.raises(PolicyRefused, match="at most 1 questions"):
@@ -376,7 +376,7 @@ def test_aggregator_rejects_messages_that_do_not_fit() -> None:
         aggregator.join(identity(0).public, msgspec.structs.replace(keys, sum=bytes(32)))
     with pytest.raises(BadConfiguration, match="phase sharing"):
         aggregator.open(QUESTION, 5)
-    one.until(Phase.CONSISTENCY)
+    one.until(SumPhase.CONSISTENCY)
     bad_signature = ListSignature(one.sum_id, bytes(64))
     for sender, message, text in (
         ("t09", bad_signature, "a member of the cohort"),
@@ -388,7 +388,7 @@ def test_aggregator_rejects_messages_that_do_not_fit() -> None:
             aggregator.receive(sender, message)
     late = MaskedInput(one.sum_id, bytes(40))
     assert aggregator.receive("t00", late) == ((), ())
-    one.until(Phase.CLOSED)
+    one.until(SumPhase.CLOSED)
     assert aggregator.total is not None
     assert aggregator.total.values == one.plain(one.trainers)
 
@@ -409,7 +409,7 @@ def test_wrong_shares_give_no_total(absent: tuple[str, ...]) -> None:
     """Of a self-mask: noticed with more than t shares. Of a mask secret: always."""
     one = Scene(4)
     one.lost = missing(list(absent), MaskedInput)
-    one.until(Phase.UNMASKING)
+    one.until(SumPhase.UNMASKING)
     while one.queue:
         name, message = one.queue.popleft()
         reply: Any = one.reply(name, message)
@@ -418,20 +418,20 @@ def test_wrong_shares_give_no_total(absent: tuple[str, ...]) -> None:
             wrong = share[:16] + bytes([share[16] ^ 1]) + share[17:]
             reply = msgspec.structs.replace(reply, shares=(reply.shares[0], wrong, *reply.shares[2:]))
         one.take(one.aggregator.receive(name, reply))
-    assert (one.aggregator.phase, one.aggregator.total) == (Phase.ABANDONED, None)
+    assert (one.aggregator.phase, one.aggregator.total) == (SumPhase.ABANDONED, None)
     assert "t01" in one.aggregator.why
 
 
 def test_every_message_decodes_to_itself_and_damaged_bytes_are_rejected() -> None:
     one = Scene(4)
-    one.until(Phase.CLOSED)
+    one.until(SumPhase.CLOSED)
     assert {type(message) for _, message in one.frames} == set(STEPS)  # the scene decodes each
-    *_, opened, total = [saved.record for saved in one.saved if isinstance(saved.record, Opened | Total)]
-    data = encode(one.trainers["t00"]._keys)
-    assert isinstance(decode(data), Keys)
-    for damaged in (encode(opened), encode(total), b"", data[:-1], b"\xc1", data + b"\0", b"\x93" * 5000):
+    *_, opened, total = [saved.record for saved in one.saved if isinstance(saved.record, Opened | OpenedTotal)]
+    data = to_bytes(one.trainers["t00"]._keys)
+    assert isinstance(from_bytes(data), Keys)
+    for damaged in (to_bytes(opened), to_bytes(total), b"", data[:-1], b"\xc1", data + b"\0", b"\x93" * 5000):
         with pytest.raises(Rejected, match="secure sum"):
-            decode(damaged)
+            from_bytes(damaged)
 
 
 # Survivor sets: an active aggregator may show another list to each trainer
@@ -450,7 +450,7 @@ def open_sums(members: int, threshold: int, spies: int) -> Iterator[tuple[set[fr
     The machines decide which trainers reveal shares; the last `spies` members sign every list.
     """
     one = Scene(members, threshold=lambda _: threshold, policy=ANY_THRESHOLD)
-    one.until(Phase.CONSISTENCY)
+    one.until(SumPhase.CONSISTENCY)
     openings = [one.aggregator._opening(place) for place in range(members)]
     bad = frozenset(range(members - spies, members))
     honest = [place for place in range(members) if place not in bad]
@@ -521,7 +521,7 @@ def test_late_answer_needs_the_shares_of_a_threshold_of_colluders() -> None:
     """The aggregator has each masked input and each message. Its colluders give it the shares that they hold."""
     members, late = 10, 3
     one = Scene(members)
-    one.until(Phase.COLLECTING)
+    one.until(SumPhase.COLLECTING)
     held: dict[int, dict[int, bytes]] = {}
     answers: dict[str, MaskedInput] = {}
 
@@ -532,16 +532,16 @@ def test_late_answer_needs_the_shares_of_a_threshold_of_colluders() -> None:
         return name == identity(late).name
 
     one.lost = is_late
-    one.until(Phase.CLOSED)
+    one.until(SumPhase.CLOSED)
     threshold, cohort = one.cohort.threshold, one.cohort
     revealed = {int(name[1:]): frame for name, frame in one.frames if isinstance(frame, RevealedShares)}
-    mask_secret = shamir.combine({holder: frame.shares[late] for holder, frame in revealed.items()}, threshold)
+    mask_secret = shamir.open_secret({holder: frame.shares[late] for holder, frame in revealed.items()}, threshold)
     assert mask_secret is not None  # of a missing trainer it is public: only the self-mask hides the late answer
     for colluders, found in ((threshold - 1, False), (threshold, True)):
         spies = [place for place in range(members) if place != late][:colluders]
         shares = {spy: held[spy][late][shamir.SHARE_BYTES :] for spy in spies}
         shares |= {} if found else {9: bytes(shamir.SHARE_BYTES)}  # the missing share has to be guessed
-        guess = shamir.combine(shares, threshold)
+        guess = shamir.open_secret(shares, threshold)
         values = np.frombuffer(answers[identity(late).name].values, "<u8").copy()
         values -= masks.mask(guess or bytes(32), len(values))
         for other in range(members):
