@@ -23,7 +23,7 @@ def report_of(
             one.late,
             one.rejected,
             one.resent,
-            rounds.roster.is_silent(one.name),
+            rounds.roster[one.name].is_silent,
             reason="" if one.departure is None else one.departure.reason,
             detail="" if one.departure is None else one.departure.detail,
             differences=differences.get(one.name, ()),

@@ -76,6 +76,16 @@ class RosterEntry:
     introduction: Introduction = NO_INTRODUCTION
     hello_from: float = 0.0  # its next hello is accepted then
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has missed so many rounds that its rows do not count."""
+        return self.credit < RESULTS_PER_MISS
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a round waits for it: it is neither silent nor on probation."""
+        return not self.probation and (not self.is_silent or self.missed in WAITED_FOR_AGAIN)
+
 
 class Roster:
     """The trainers of this term, in the order of their first message."""
@@ -126,22 +136,18 @@ class Roster:
 
     def awaited(self, eligible: Iterable[str]) -> set[str]:
         """Return the trainers that a round waits for: all but silent ones and those on probation, or all if none is."""
-        return {name for name in eligible if _is_awaited(self._trainers[name])} or set(eligible)
-
-    def is_silent(self, name: str) -> bool:
-        """Return whether a trainer has missed so many rounds that its rows do not count."""
-        return self._trainers[name].credit < RESULTS_PER_MISS
+        return {name for name in eligible if self._trainers[name].is_awaited} or set(eligible)
 
     def miss(self, names: Iterable[str]) -> list[str]:
         """Count a missed round of these trainers; return those that are silent from now on."""
         newly = []
         for name in sorted(names):
             trainer = self._trainers[name]
-            was_silent, on_probation = self.is_silent(name), trainer.probation > 0
+            was_silent, on_probation = trainer.is_silent, trainer.probation > 0
             trainer.missed += 1
             trainer.credit = max(0, trainer.credit - RESULTS_PER_MISS)
             trainer.probation = max(0, trainer.probation - 1)
-            if self.is_silent(name) and not was_silent:
+            if trainer.is_silent and not was_silent:
                 newly.append(name)
                 if not on_probation:
                     _lapse(trainer)
@@ -272,7 +278,7 @@ class Roster:
         """
         trainer = self._trainers[name]
         trainer.num_examples, trainer.departure = num_examples, None
-        gained = trainer.credit + 1 if trainer.credit >= RESULTS_PER_MISS else RESULTS_PER_MISS
+        gained = RESULTS_PER_MISS if trainer.is_silent else trainer.credit + 1
         trainer.credit = min(self._full_credit, gained + staleness * RESULTS_PER_MISS)
         trainer.missed = 0 if trainer.credit == self._full_credit else max(0, trainer.missed - staleness)
         trainer.probation = max(0, trainer.probation - 1)
@@ -382,7 +388,7 @@ class Roster:
             for trainer in self._trainers.values()
             if trainer.results
             and not trainer.gone
-            and trainer.credit >= RESULTS_PER_MISS
+            and not trainer.is_silent
             and (trainer.present or now - trainer.absent_since < self._forget_s)
             and not (some_barred and self.is_barred(trainer.name, round))
             and now - self._contested.get(trainer.name, now) < self._forget_s
@@ -414,11 +420,6 @@ class Roster:
             results=results,
             gone=gone,
         )
-
-
-def _is_awaited(trainer: RosterEntry) -> bool:
-    silent = trainer.credit < RESULTS_PER_MISS and trainer.missed not in WAITED_FOR_AGAIN
-    return not silent and not trainer.probation
 
 
 def _lapse(trainer: RosterEntry) -> None:

@@ -23,9 +23,10 @@ from fedmq.aggregator.event_publisher import EventPublisher
 from fedmq.aggregator.machine import EndRun, Input, Output, Phase
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.participants import Participants
+from fedmq.aggregator.published_rounds import PublishedRounds
 from fedmq.aggregator.roster import Introduction, Roster
 from fedmq.aggregator.sampling import Invitations, sample_size
-from fedmq.algorithms.base import Evaluation, Plan, Strategy, answer_bytes_max, is_finished
+from fedmq.algorithms.base import Evaluation, Strategy, is_finished
 from fedmq.algorithms.checkpoint import dump
 from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.findings import Findings
@@ -33,7 +34,7 @@ from fedmq.errors import LeaveReason, Rejected, leave_reason
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.protocol import messages, topics
-from fedmq.protocol.codec import Packet, Payload, digest_of, pack, unsigned
+from fedmq.protocol.codec import Packet, unsigned
 from fedmq.protocol.fixed_point import count_saturated
 from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
@@ -111,14 +112,6 @@ class Rounds:
         self._acked_request = 0  # of the last control command
         self._checkpoint_next = False  # a control command asked for one at the next close
         self._strategy, self._state = strategy, state
-        self._plan: Plan | None = None
-        self._payload: Payload | None = None  # the arrays of the open round
-        self._delta: tuple[messages.Delta, Payload] | None = None  # which leads to them, for trainers that can follow
-        self._published: dict[str, bytes] = {}  # the digest of the last arrays of each kind of query, in this life
-        self._newcomers = False  # trainers have sent Hello since the last round was opened, and lack its arrays
-        self._model_digests = dict(model_digests or {})  # by round
-        self._answer_bytes: dict[int, int] = {}  # the most that an answer has, by round of this life
-        self._bounded: tuple[Any, int] | None = None  # the query with its shapes, and the bound: mostly they stay
         self._accepted: dict[int, set[str]] = {}  # names by round
         for number, name in accepted:
             self._accepted.setdefault(number, set()).add(name)
@@ -135,6 +128,7 @@ class Rounds:
         self._farewell_by: float | None = None  # set by the first step of a finished run
         self._farewell_sent = False
         self._outbox = Outbox(config, term, code, sign)
+        self._published = PublishedRounds(config.task, self._outbox.pack, model_digests or {})
         self._publisher = EventPublisher(self._outbox, config.task, run_state)
         self.rejections = self._publisher.rejections  # the number of unusable messages, by reason
         self._publisher.report(events.RunStarted(config=config, term=term, again=again, round=round))
@@ -425,7 +419,7 @@ class Rounds:
         self._welcome(message.trainer)
         barred = self.roster.is_barred(message.trainer, self.round)
         if self.phase is not Phase.COLLECTING:
-            self._newcomers = True
+            self._published.newcomer()
         elif message.round < self.round and not barred:
             self._send_round(inbox)
 
@@ -472,7 +466,7 @@ class Rounds:
                 self._adaptive_deadline.add(answer_s)
         if trainer.gone and message.term == self.term and message.attempt == 1:
             self._join(name, held)  # the goodbye came from the process that this one replaces
-        if self.roster.is_silent(name):
+        if self.roster[name].is_silent:
             self._publisher.report(events.TrainerReturned(trainer=name, missed=trainer.missed))
         self.roster.count(name, held, staleness=staleness, again=message.attempt > 1)
         self._outbox.save(StoredResult(message.round, name, self.round, packet.frames))
@@ -507,7 +501,7 @@ class Rounds:
             raise Rejected("uninvited", f"round {message.round} asks other trainers")
         if message.model_digest != self._model_digest(message.round):
             raise Rejected("model-digest", f"computed on another model than round {message.round} published")
-        size, largest = sum(info.nbytes for info in message.arrays), self._answer_bytes.get(message.round)
+        size, largest = sum(info.nbytes for info in message.arrays), self._published.answer_bytes(message.round)
         if largest is not None and size > largest:
             raise Rejected("nbytes", f"expected an answer of at most {largest} bytes, got {size}")
         most = limits.num_examples_max
@@ -517,18 +511,9 @@ class Rounds:
 
     def _model_digest(self, number: int) -> bytes | None:
         """Return the digest of the arrays of this round; None if its close was dropped."""
-        if number == self.round and number not in self._model_digests:  # a later life will open this round again
-            plan = self._strategy.ask(self._state)
-            self._bound_answers(plan)
-            return digest_of(self._outbox.pack(plan).infos)
-        return self._model_digests.get(number)
-
-    def _bound_answers(self, plan: Plan) -> None:
-        """Derive from the query how many bytes an answer to `self.round` may have."""
-        asked = plan.query, plan.shapes
-        if self._bounded is None or self._bounded[0] != asked:
-            self._bounded = asked, answer_bytes_max(plan.query, self.config.task, plan.shapes)
-        self._answer_bytes[self.round] = self._bounded[1]
+        if number == self.round and number not in self._published.digests:  # a later life will open this round again
+            return self._published.expect(number, self._strategy.ask(self._state))
+        return self._published.digests.get(number)
 
     # --- rounds ---------------------------------------------------------------------------------------------------
 
@@ -552,34 +537,20 @@ class Rounds:
     def _open(self, eligible: Sequence[str]) -> None:
         self.phase = Phase.COLLECTING
         self._patience.opened()
-        self._plan = self._strategy.ask(self._state)
-        self._bound_answers(self._plan)
-        self._payload = self._outbox.pack(self._plan)
-        self._model_digests[self.round] = digest_of(self._payload.infos)
-        self._delta = self._delta_of(self._plan, self._model_digests[self.round])
-        if self.config.limits.sample is not None and self._plan.query.partial:
+        plan = self._strategy.ask(self._state)
+        self._published.open(self.round, plan)
+        if self.config.limits.sample is not None and plan.query.partial:
             self._sample(eligible, self.config.limits.sample)
         else:
             self._participants.add(eligible, self.roster.awaited(eligible))
         self.roster.forgive()
         self._opened_at = self._now
-        self._adaptive_deadline.begin(self._plan.query.kind)
+        self._adaptive_deadline.begin(plan.query.kind)
         self._deadline_s = self._adaptive_deadline.deadline_s
         self._deadline = self._now + self._deadline_s
         self._send_round(topics.ROUNDS + self.config.run)
         self._beacon_at = self._now + self.config.limits.beacon_s
         self._publisher.opened(self.round, len(self._participants.awaited), self._now)
-
-    def _delta_of(self, plan: Plan, digest: bytes) -> tuple[messages.Delta, Payload] | None:
-        """Return what leads from the last published arrays of this kind to those of the plan, if all can follow.
-
-        A trainer that cannot, against expectation, sends Hello and gets the round in full.
-        """
-        base, self._published[plan.query.kind] = self._published.get(plan.query.kind), digest
-        newcomers, self._newcomers = self._newcomers, False
-        if plan.delta is None or base is None or newcomers:
-            return None
-        return messages.Delta(base=base, result=digest), pack(plan.delta)
 
     def _sample(self, eligible: Collection[str], sample: float) -> None:
         """Invite a sample to the open round, or those again that an earlier life has invited."""
@@ -588,7 +559,7 @@ class Rounds:
             awaited = self.roster.awaited(eligible)
             self._invite(eligible, awaited, sample_size(sample, len(awaited)))
         else:
-            awaited = {name for name in kept if name not in self.roster or not self.roster.is_silent(name)}
+            awaited = {name for name in kept if name not in self.roster or not self.roster[name].is_silent}
             self._participants.add(kept, awaited, returning=awaited.difference(eligible))
 
     def _invite(self, candidates: Collection[str], awaited: set[str], count: int) -> None:
@@ -620,8 +591,7 @@ class Rounds:
     def _why_close(self) -> events.Why | None:
         """Return why the open round closes now, or None."""
         limits, participants = self.config.limits, self._participants
-        assert self._plan is not None
-        if limits.buffer is not None and self._plan.query.partial and self._counted >= limits.buffer:
+        if limits.buffer is not None and self._published.plan.query.partial and self._counted >= limits.buffer:
             return "buffer"
         if not participants.have_quorum(limits.quorum):
             if self._deadline is not None and self._now >= self._deadline:
@@ -649,7 +619,7 @@ class Rounds:
             round_s=round_s,
             present=len(present),
             invited=len(participants.awaited),
-            suspects=[name for name in missing.intersection(present) if not self.roster.is_silent(name)],
+            suspects=[name for name in missing.intersection(present) if not self.roster[name].is_silent],
             evaluation=evaluation,
             bytes_received=self.bytes_received,
             differences=self.differences,
@@ -665,19 +635,18 @@ class Rounds:
                 round_s=round_s,
                 closed=self._wall,
                 best=self.best,
-                model_digest=self._model_digests[self.round],
+                model_digest=self._published.digests[self.round],
             )
         )
         self.round += 1
         if self._checkpoint_next or (self.round - 1) % CHECKPOINT_ROUNDS == 0:
             self._save_checkpoint()
         self._participants = Participants()
-        self._counted, self._deadline, self._plan, self._payload, self._delta = 0, None, None, None, None
+        self._counted, self._deadline = 0, None
         known_since, oldest = self.round - RESENT_ROUNDS, self.round - self.config.limits.rounds_late - 1
         self._accepted = {number: names for number, names in self._accepted.items() if number >= known_since}
         self._resent = {key for key in self._resent if key[0] >= known_since}
-        self._model_digests.pop(oldest - 1, None)
-        self._answer_bytes.pop(oldest - 1, None)
+        self._published.close(oldest)
         self._invitations.forget_before(oldest)
         self.phase = Phase.WAITING
         self._finish_if_over(evaluation, len(members))
@@ -741,20 +710,16 @@ class Rounds:
     ) -> None:
         if self.roster.join(name, num_examples, self._now, confirmed=confirmed, introduction=introduction):
             self._publisher.joined(self.roster[name])
-            if self.roster.is_silent(name):  # a connection is no answer
+            if self.roster[name].is_silent:  # a connection is no answer
                 self._publisher.report(events.TrainerSilent(trainer=name, missed=self.roster[name].missed))
 
     def _send_round(self, topic: str) -> None:
         """Publish the open round, with a delta if there is one; to an inbox, in full."""
-        assert self._plan is not None
-        assert self._payload is not None
-        delta, payload = None, self._payload
-        if self._delta is not None and not topic.startswith(topics.INBOX):
-            delta, payload = self._delta
+        payload, delta = self._published.content(in_full=topic.startswith(topics.INBOX))
         self._outbox.send_round(
             topic,
             self.round,
-            self._plan,
+            self._published.plan,
             payload,
             deadline_s=self._deadline_s,
             acknowledged=self._acknowledged(self.round - 1),

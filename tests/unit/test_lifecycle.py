@@ -134,7 +134,7 @@ def test_late_results_within_the_staleness_limit_are_answers() -> None:
         if number > 5 and (number - 1) % 5 == 0:
             scene.result("mute", number - 5)
         play(scene)
-        assert not scene.roster.is_silent("mute"), f"in round {number}"
+        assert not scene.roster["mute"].is_silent, f"in round {number}"
 
 
 def test_reconnection_of_a_silent_trainer_is_no_answer() -> None:

@@ -79,7 +79,7 @@ def test_restarted_aggregator_knows_the_model_digest_before_the_round_opens() ->
 
 def test_result_of_a_dropped_round_matches_no_model_digest() -> None:
     scene = Scene(round=3, accepted={(2, "bob")}, away=("bob", "alice"), min_trainers=3)
-    scene.rounds._model_digests.pop(1)
+    scene.rounds._published.digests.pop(1)
     assert reasons(scene.result("alice", 1)) == ["model-digest"]
 
 
@@ -87,7 +87,7 @@ def test_model_digests_of_old_rounds_are_dropped() -> None:
     scene = opened("bob", staleness=1)
     for number in range(1, 8):
         scene.result("bob", number, float(number))
-        assert len(scene.rounds._model_digests) <= 3
+        assert len(scene.rounds._published.digests) <= 3
 
 
 @pytest.mark.parametrize("strategy", ["evolution", "fedavg"])
@@ -99,7 +99,7 @@ def test_restarted_aggregator_knows_the_model_digests_of_late_rounds(strategy: s
     federation.start()
     federation.simulation.run(lambda: len(list(federation.store.closes())) >= 4, 60.0)
     assert federation.aggregator is not None
-    before = dict(federation.aggregator.rounds._model_digests)
+    before = dict(federation.aggregator.rounds._published.digests)
     federation.simulation.crash(AGGREGATOR)
     federation.simulation.start(AGGREGATOR)
     after = federation.aggregator.rounds
@@ -108,7 +108,7 @@ def test_restarted_aggregator_knows_the_model_digests_of_late_rounds(strategy: s
         number: model_digest for number, model_digest in before.items() if after.round - 2 <= number < after.round
     }
     assert len(wanted) == 2
-    assert wanted.items() <= after._model_digests.items()
+    assert wanted.items() <= after._published.digests.items()
     results = [decode(one.frames).message for number in range(1, 5) for one in federation.store.results(number)]
     assert all(
         isinstance(one, Result) and before.get(one.round, one.model_digest) == one.model_digest for one in results

@@ -290,7 +290,7 @@ def test_aggregator_publishes_a_delta_when_all_have_had_the_arrays() -> None:
     ((topic, after),) = scene.answers(*names)
     assert (topic, after.delta) == (
         "round/run",
-        Delta(digest_of(full.arrays), digest_of(pack(scene.rounds._plan.arrays).infos)),  # type: ignore[union-attr]
+        Delta(digest_of(full.arrays), digest_of(pack(scene.rounds._published.plan.arrays).infos)),  # type: ignore[union-attr]
     )
     assert {info.name for info in after.arrays} == {"rounds", "slopes"}
     ((topic, asked),) = scene.hello("trainer-2")  # joins in the middle

@@ -154,7 +154,7 @@ class RoundsMachine(RuleBasedStateMachine):
         accepted = {key for key in self.saved if key[0] >= number - self.chosen["staleness"] - 1}
         members = len(self.closed[-1].members) if self.closed else 0
         self.scene = Scene(round=number, accepted=accepted, state=state, members=members, term=self.term, **self.chosen)
-        self.scene.rounds._model_digests = self.scene.model_digests = {
+        self.scene.rounds._published.digests = self.scene.model_digests = {
             close.round: close.model_digest for close in self.closed
         }
         self.scene.rounds._counted = list(self.saved.values()).count(number)

@@ -226,7 +226,7 @@ def test_buffered_round_closes_after_so_many_results_late_ones_too() -> None:
     assert (close.round, close.why, close.results) == (2, "buffer", 2)
     output = scene.take(Tick())
     assert told(output, events.TrainerSuspected) == []
-    assert not any(scene.roster.is_silent(name) for name in "abcd")
+    assert not any(scene.roster[name].is_silent for name in "abcd")
 
 
 def test_buffered_round_says_that_older_work_is_of_use() -> None:

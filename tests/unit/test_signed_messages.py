@@ -97,7 +97,7 @@ class Scene:
     def result(self, name: str) -> list[bytes]:
         """Return a valid result of the open round."""
         number = self.rounds.round
-        model_digest = self.rounds._model_digests[number]
+        model_digest = self.rounds._published.digests[number]
         far = 10.0 * number * (1 if name == "alice" else -1)  # from each other's, so that the target is never reached
         return self.genuine.setdefault(
             (name, number), result_of(self.parties, name, number, far, model_digest=model_digest)
@@ -229,7 +229,9 @@ def test_overtaken_result_counts_once_within_staleness(parties: Parties) -> None
     late = Scene(parties, rounds=3)  # bob's result of round 4 is not there, and nothing of what he sends after it
 
     def bob(number: int) -> list[bytes]:
-        return result_of(parties, "bob", number, -5.0, model_digest=late.rounds._model_digests.get(number, bytes(32)))
+        return result_of(
+            parties, "bob", number, -5.0, model_digest=late.rounds._published.digests.get(number, bytes(32))
+        )
 
     late.come(bob(6))
     assert late.rounds.rejections == {"round": 1}  # a round that is not published yet
