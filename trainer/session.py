@@ -35,7 +35,6 @@ declined ones, and those of which only a round kept by the broker is known.
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple, assert_never, get_args
 
 import numpy as np
@@ -64,6 +63,7 @@ from fedmq.runtime.clock import earliest
 from fedmq.trainer.budget import Budget, Cost, cost_of
 from fedmq.trainer.control_sums import OWN_CONTROL, ControlSum
 from fedmq.trainer.decline import Decline, decline_of
+from fedmq.trainer.followed_run import RESEND_S, SILENT_S, Delivery, FollowedRun
 from fedmq.trainer.high_water_marks import HighWaterMarks
 from fedmq.trainer.machine import (
     AggregatorReplaced,
@@ -79,7 +79,7 @@ from fedmq.trainer.machine import (
     WorkerUnblocked,
     WorkFailed,
 )
-from fedmq.trainer.publications import BaseMissing, Chain, chain_after
+from fedmq.trainer.publications import BaseMissing, chain_after
 from fedmq.trainer.questions import Questions
 from fedmq.transport.link import (
     BrokerConnected,
@@ -91,12 +91,10 @@ from fedmq.transport.link import (
 )
 
 RUNS_MAX = 16  # followed at once
-SILENT_S = 5.0  # without a message, then a run may be replaced; an aggregator sends four beacons a second
-PENDING_SILENT_S = 60.0  # the same for a run with a pending result: enough to restart an aggregator
 PENDING_MAX = 8  # results of one run
 HELLO_AGAIN_S, WAITING_HELLO_AGAIN_S, REFUSED_HELLO_AGAIN_S = 0.5, 2.0, 60.0
 DECLINED_AGAIN_S = 10.0  # between two Goodbyes to beacons of a run that is declined
-RESEND_S, RESEND_MAX_S = 0.5, 8.0
+RESEND_MAX_S = 8.0
 STOP_S = 4.0  # to finish the work and to get its result acknowledged
 NOTICE_AGAIN_S = 10.0  # between log lines of one kind that a peer can cause,
 IGNORED_AGAIN_S = 3600.0  # and about an ignored run, for which nothing changes soon
@@ -113,41 +111,6 @@ class Assigned(NamedTuple):
     round: int
     model_digest: bytes
     cost: Cost
-
-
-@dataclass
-class Delivery:
-    """A pending result and its retransmission state."""
-
-    result: PendingResult
-    attempt: int = 0
-    send_at: float = 0.0
-    backoff_s: float = RESEND_S
-
-
-@dataclass
-class FollowedRun:
-    """What a trainer knows of one run."""
-
-    term: int
-    round: int = 0  # the newest received,
-    round_term: int = 0  # and the term that published it
-    uninvited: bool = False  # that round asks other trainers
-    index: int | None = None  # on the roster; None: OFFERED
-    hello_at: float = 0.0  # earliest time of the next Hello
-    spread_s: float = 0.0  # over which returning trainers spread their messages
-    last_message_at: float = -math.inf  # or the last reconnection; -inf: the run is finished
-    live: bool = False  # its aggregator has sent something, not only the broker a round that it has kept
-    declined: Decline | None = None
-    chain: Chain | None = None  # the arrays that a round with a delta may lead on from
-    pending: dict[int, Delivery] = field(default_factory=dict)  # by round
-
-    @property
-    def patience_s(self) -> float:
-        """Silence after which another run may replace this one."""
-        if not self.live or (self.declined is not None and not self.pending):
-            return 0.0
-        return PENDING_SILENT_S if self.pending else SILENT_S
 
 
 class Session:
@@ -360,7 +323,7 @@ class Session:
             new = message.round not in followed.pending and not in_work
         uninvited = message.invited is not None and not has_bit(message.invited, followed.index)
         followed.chain = None if followed.declined else chain_after(followed.chain, packet)
-        if new and not uninvited and followed.declined is None and not _can_compute(followed.chain, message):
+        if new and not uninvited and followed.declined is None and not followed.can_compute(message):
             self._ask_in_full(message.run, followed, message.round, now)
             return
         if new or message.term != followed.round_term:
@@ -718,8 +681,3 @@ class Session:
     def _limited(self, kind: str, text: str, run: str | None = None, round: int | None = None) -> None:
         """Add a warning that a peer can cause at any rate."""
         self._output.notices.append(Notice(text, run, round, warning=True, kind=kind, again_s=NOTICE_AGAIN_S))
-
-
-def _can_compute(chain: Chain | None, message: Round) -> bool:
-    """Return whether the worker can compute the arrays of a round, or has received them."""
-    return message.delta is None or (chain is not None and chain.digest == message.delta.result)

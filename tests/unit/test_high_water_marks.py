@@ -18,9 +18,10 @@ from fedmq.protocol.messages import Accepted, Round
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
 from fedmq.trainer.budget import Spent
+from fedmq.trainer.followed_run import SILENT_S
 from fedmq.trainer.high_water_marks import RUNS_REMEMBERED, HighWaterMark, HighWaterMarks
 from fedmq.trainer.machine import Output, WorkDone
-from fedmq.trainer.session import RUNS_MAX, SILENT_S, Session
+from fedmq.trainer.session import RUNS_MAX, Session
 from fedmq.trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, FileSpool
 from fedmq.transport.link import BrokerConnected, MessageReceived
 

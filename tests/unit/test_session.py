@@ -39,16 +39,9 @@ from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
 from fedmq.trainer import session as session_module
 from fedmq.trainer.budget import Budget
+from fedmq.trainer.followed_run import RESEND_S
 from fedmq.trainer.machine import Input, Output, RowsRead, WorkDone, WorkerBlocked, WorkerUnblocked, WorkFailed
-from fedmq.trainer.session import (
-    DECLINED_AGAIN_S,
-    HELLO_AGAIN_S,
-    PENDING_MAX,
-    RESEND_MAX_S,
-    RESEND_S,
-    STOP_S,
-    Session,
-)
+from fedmq.trainer.session import DECLINED_AGAIN_S, HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S, STOP_S, Session
 from fedmq.transport.link import BrokerConnected, BrokerDisconnected, MessageReceived, StopRequested, Tick
 
 TASK = find_task("linear")

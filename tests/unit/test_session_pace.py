@@ -6,7 +6,8 @@ import pytest
 from test_session import Scene, holding, sent
 
 from fedmq.protocol.messages import Accepted, Beacon, Hello, Result, Welcome
-from fedmq.trainer.session import HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S, RESEND_S
+from fedmq.trainer.followed_run import RESEND_S
+from fedmq.trainer.session import HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S
 from fedmq.transport.link import BrokerConnected, BrokerDisconnected, Tick
 
 TRAINERS = 200

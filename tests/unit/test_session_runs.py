@@ -9,8 +9,9 @@ from test_session import ROUND, Scene, holding, sent, started
 
 from fedmq.errors import CodeRefused
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Welcome
+from fedmq.trainer.followed_run import PENDING_SILENT_S, SILENT_S
 from fedmq.trainer.machine import Output, WorkFailed
-from fedmq.trainer.session import IGNORED_AGAIN_S, PENDING_SILENT_S, RUNS_MAX, SILENT_S
+from fedmq.trainer.session import IGNORED_AGAIN_S, RUNS_MAX
 from fedmq.transport.link import BrokerConnected, BrokerDisconnected, Tick
 
 MANY = 64  # runs whose newest message a broker keeps, and sends to each new subscriber

@@ -33,18 +33,9 @@ from fedmq.protocol.messages import (
 )
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
+from fedmq.trainer.followed_run import PENDING_SILENT_S, SILENT_S, FollowedRun
 from fedmq.trainer.machine import Input, Output, PendingResult, WorkDone, WorkFailed
-from fedmq.trainer.session import (
-    HELLO_AGAIN_S,
-    PENDING_MAX,
-    PENDING_SILENT_S,
-    RESEND_MAX_S,
-    RUNS_MAX,
-    SILENT_S,
-    STOP_S,
-    FollowedRun,
-    Session,
-)
+from fedmq.trainer.session import HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S, RUNS_MAX, STOP_S, Session
 from fedmq.transport.link import BrokerConnected, BrokerDisconnected, MessageReceived, StopRequested, Tick
 
 TASK = find_task("linear")

@@ -29,10 +29,11 @@ from fedmq.protocol.messages import (
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import VirtualClock
+from fedmq.trainer.followed_run import PENDING_SILENT_S
 from fedmq.trainer.high_water_marks import HighWaterMark, HighWaterMarks
 from fedmq.trainer.machine import PendingResult
 from fedmq.trainer.service import NewKeys, Trainer
-from fedmq.trainer.session import PENDING_MAX, PENDING_SILENT_S, RUNS_MAX, Session
+from fedmq.trainer.session import PENDING_MAX, RUNS_MAX, Session
 from fedmq.trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
 from fedmq.trainer.worker import Done
 from fedmq.transport.link import Delivered, LinkDown, LinkEvent, LinkUp
