@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Meta
 
 from fedmq.algorithms.base import SUM_BITS_MAX, ArrayBounds
-from fedmq.errors import Rejected
+from fedmq.errors import BadConfiguration, Rejected
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.layers import Layered, with_inputs
 from fedmq.models.networks import Model
@@ -42,7 +42,7 @@ def standard_bounds(model: Model, components: int) -> Mapping[str, ArrayBounds]:
 
 
 def standard_arrays(standard: Standard) -> dict[str, Floats | Integers]:
-    """Return these arrays."""
+    """Return the arrays that a question for a network standardizes rows by."""
     arrays: dict[str, Floats | Integers] = {STANDARD: standard.array}
     return arrays if standard.axes is None else {**arrays, AXES: standard.axes}
 
@@ -62,6 +62,18 @@ def network_for(model: Model, components: int) -> Model:
             f"components={components}, got {model}",
         )
     return with_inputs(model, components)
+
+
+def chosen_network(model: Model, components: int, algorithm: str) -> Model:
+    """Return the model that trainers train, with the components that the operator has chosen.
+
+    Raises:
+        BadConfiguration: the model cannot be trained along so many axes.
+    """
+    try:
+        return network_for(model, components)
+    except Rejected as refused:
+        raise BadConfiguration(f"algorithm {algorithm}: {refused.detail}") from refused
 
 
 def rows_max_for(num_examples: int) -> int:

@@ -69,6 +69,10 @@ class Torch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="torch"
         if len(self.frozen) not in (0, 32):
             raise BadConfiguration(f"frozen: expected a SHA-256, got {len(self.frozen)} bytes")
 
+    def __str__(self) -> str:
+        """Return a short text for messages: a module may have hundreds of tensors."""
+        return f"Torch({self.factory}, inputs={self.inputs}, outputs={self.outputs}, output={self.output!r})"
+
     @property
     def num_parameters(self) -> int:
         return sum(one.size for one in self.tensors)

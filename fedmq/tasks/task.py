@@ -261,7 +261,7 @@ def _check_loss(loss: str, model: Model) -> None:
         if model.output != "softmax" or model.outputs < 2:
             raise BadConfiguration(
                 f"loss: expected a softmax model with 2 or more outputs for cross-entropy, got {model}: "
-                'use MLP([..., classes], output="softmax"), or squared-error'
+                'use outputs=CLASSES of torch_model, MLP([..., classes], output="softmax"), or squared-error'
             )
     elif loss == "squared-error":
         if model.output != "identity" or model.outputs != 1:

@@ -25,9 +25,9 @@ from fedmq.algorithms.averaging.server_optimizer import ServerOptimizer
 from fedmq.algorithms.base import CONTROL, Evaluation, Plan, Total
 from fedmq.algorithms.evaluation.row_scores import evaluation_of_rows, loss_unit
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
-from fedmq.algorithms.standardization import network_for, standard_arrays
+from fedmq.algorithms.standardization import chosen_network, standard_arrays
 from fedmq.algorithms.statistics.survey import Survey, standard_of
-from fedmq.errors import BadConfiguration, Rejected
+from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.exact_gradient import gradient_bits
 from fedmq.models.layers import initial_parameters, layered
@@ -103,10 +103,7 @@ class AdditiveAveraging:
         model = with_gradients(task)
         if isinstance(model, LogLinear) and self.parameters.method == "fedsgd":
             raise BadConfiguration("algorithm averaging: expected a model MLP or Linear for method=fedsgd: use newton")
-        try:
-            network = network_for(model, self.components)
-        except Rejected as refused:
-            raise BadConfiguration(f"algorithm averaging: {refused.detail}") from refused
+        network = chosen_network(model, self.components, self.name)
         size = network.num_parameters
         control = np.zeros(size if self.parameters.method == "scaffold" else 0, np.int64)
         standard, unit = Standard(np.zeros(model.inputs), np.ones(model.inputs)), 0

@@ -24,6 +24,10 @@ DECAY_1, DECAY_2, TINY = 0.9, 0.99, 1e-8  # of Adam
 WARM_UP = 4  # the memory of the average is at most steps / (steps + WARM_UP): about the newest fifth of the run
 PRODUCT_BITS = 44  # of a total times a sign, summed over many pairs in float64
 
+Rate = Annotated[float, Meta(gt=0.0, le=10.0)]
+Decay = Annotated[float, Meta(ge=0.0, le=10.0)]
+Memory = Annotated[float, Meta(ge=0.0, lt=1.0)]
+
 
 @dataclass(frozen=True, eq=False)
 class Movement:
@@ -81,9 +85,9 @@ class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainers. Slopes of an earlier round move the weights along its directions, with weight 1 / (1 + staleness).
     """
 
-    learning_rate: Annotated[float, Meta(gt=0.0, le=10.0)]
-    weight_decay: Annotated[float, Meta(ge=0.0, le=10.0)]
-    average: Annotated[float, Meta(ge=0.0, lt=1.0)]
+    learning_rate: Rate
+    weight_decay: Decay
+    average: Memory
 
     def moved(
         self,

@@ -24,12 +24,12 @@ from msgspec import Meta
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.base import SUM_BITS_MAX, Evaluation, Plan, Total, check_down
 from fedmq.algorithms.es.clipped import Clipped
-from fedmq.algorithms.es.movement import AdamW, Movement
+from fedmq.algorithms.es.movement import AdamW, Decay, Memory, Movement, Rate
 from fedmq.algorithms.es.query import PAIR_BITS, SCORED_PAIR_BITS, STARTS_MAX, Pairs, Sigma, Slopes, check_movable
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
 from fedmq.algorithms.evaluation.row_scores import loss_unit
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
-from fedmq.algorithms.standardization import Components, network_for, rows_max_for, standard_arrays
+from fedmq.algorithms.standardization import Components, chosen_network, rows_max_for, standard_arrays
 from fedmq.algorithms.statistics.survey import Survey, standard_of
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.directions import size_for
@@ -59,9 +59,9 @@ class EvolutionStrategyParameters(msgspec.Struct, frozen=True, forbid_unknown_fi
 
     pairs: Pairs = 240  # of candidates in a round: two bytes each go up, if they fit int16
     sigma: Sigma = 0.05  # how far a candidate is from the weights, in each of them
-    learning_rate: Annotated[float, Meta(gt=0.0, le=10.0)] = 0.07
-    weight_decay: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.7  # weights shrink by this times the learning rate
-    average: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.95  # memory of the average, at most
+    learning_rate: Rate = 0.07
+    weight_decay: Decay = 0.7  # weights shrink by this times the learning rate
+    average: Memory = 0.95  # memory of the average, at most
     starts: Annotated[int, Meta(ge=1, le=STARTS_MAX)] | None = None  # weights that are trained at once; None: by size
     components: Components = 0  # principal axes that a network gets instead of all inputs; 0: all inputs
     rule: Literal["none", "clip"] = "none"  # against Byzantine trainers
@@ -115,10 +115,7 @@ class EvolutionStrategy:
 
     def init(self, task: Task, seed: int, survey: Survey) -> SlopesState:
         check_movable(task.model, "algorithm es")
-        try:
-            model = network_for(task.model, self.components)
-        except Rejected as refused:
-            raise BadConfiguration(f"algorithm es: {refused.detail}") from refused
+        model = chosen_network(task.model, self.components, self.name)
         size = model.num_parameters
         starts = self.parameters.starts or max(1, min(STARTS_MOST, STARTS_OF_PAIRS // size_for(size)))
         first = [_first(model, seed, place) for place in range(starts)]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -80,16 +81,11 @@ def next_brood(
         return list(offspring)
 
     ga = _continued(keywords, brood, fitness, generation, known)
-    try:
-        with np.errstate(all="ignore"):  # trainers may send any fitness
-            ga.run_select_parents()
-            ga.run_crossover()
-            ga.run_mutation()
-            ga.run_update_population()
-    except (FedmqError, Unscored):
-        raise
-    except Exception as error:
-        raise BadConfiguration(f"PyGAD stopped in generation {generation + 1}: {one_line(error)}") from error
+    with _errors_of_pygad(f"PyGAD stopped in generation {generation + 1}"):
+        ga.run_select_parents()
+        ga.run_crossover()
+        ga.run_mutation()
+        ga.run_update_population()
     return _brood(ga, keywords)
 
 
@@ -150,13 +146,8 @@ def searched(
         random_seed=seed,
         num_generations=generations,
     )
-    try:
-        with np.errstate(all="ignore"):
-            ga.run()
-    except FedmqError:
-        raise
-    except Exception as error:
-        raise BadConfiguration(f"PyGAD stopped: {one_line(error)}") from error
+    with _errors_of_pygad("PyGAD stopped"):
+        ga.run()
     return ga.population, ga.last_generation_fitness
 
 
@@ -237,31 +228,38 @@ def _made(
     if "gene_constraint" in own:
         own["gene_constraint"] = [constraint_of(text) if text else None for text in own["gene_constraint"]]
     start = own.pop("initial_population", None) if population is None else population
-    try:
-        with np.errstate(all="ignore"):  # of ranges up to 1e308
-            ga = GA(
-                **{
-                    **own,
-                    "num_generations": num_generations,
-                    "fitness_func": fitness_func or _no_fitness,
-                    "fitness_batch_size": size,
-                    "initial_population": start,
-                    "sol_per_pop": size,
-                    "num_genes": genes,
-                    "random_seed": random_seed,
-                    "suppress_warnings": True,
-                    "logger": SILENT,
-                }
-            )
-    except FedmqError:
-        raise
-    except Exception as error:
-        raise BadConfiguration(f"PyGAD does not accept the parameters: {one_line(error)}") from error
+    with _errors_of_pygad("PyGAD does not accept the parameters"):
+        ga = GA(
+            **{
+                **own,
+                "num_generations": num_generations,
+                "fitness_func": fitness_func or _no_fitness,
+                "fitness_batch_size": size,
+                "initial_population": start,
+                "sol_per_pop": size,
+                "num_genes": genes,
+                "random_seed": random_seed,
+                "suppress_warnings": True,
+                "logger": SILENT,
+            }
+        )
     if ga.population.shape != (size, genes):
         raise BadConfiguration(
             f"initial_population: expected {size} candidates of {genes} genes, got {ga.population.shape}"
         )
     return ga
+
+
+@contextmanager
+def _errors_of_pygad(what: str) -> Iterator[None]:
+    """Raise what PyGAD raises, which may be anything, as one line; warn of no number: trainers may send any."""
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except (FedmqError, Unscored):
+        raise
+    except Exception as error:
+        raise BadConfiguration(f"{what}: {one_line(error)}") from error
 
 
 def _known_fitness(known: Mapping[Any, Any], _ga: object, candidates: Population, _rows: object) -> list[Any]:
