@@ -32,7 +32,8 @@ run_argument = click.argument("run", type=NAME_OR_PATH)
 @click.option("--data", required=True, metavar="ROWS", help="The rows to predict for, as for fedmq trainer.")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Write a CSV file. [default: stdout]")
 @option("--keep", multiple=True, metavar="COLUMN", help="Copy this column, such as an id; repeatable.")
-def predict(run: str, data: str, output: Path | None, keep: tuple[str, ...]) -> None:
+@option("--task", metavar="FILE", help="The task's file, which makes a PyTorch model: it is executed.")
+def predict(run: str, data: str, output: Path | None, keep: tuple[str, ...], task: str | None) -> None:
     """Predict for new rows with the model of RUN: a run's folder, a name below runs, or a model file.
 
     The rows are as they were for training, without the target: columns are found by name, text, gaps and dates are read
@@ -44,11 +45,16 @@ def predict(run: str, data: str, output: Path | None, keep: tuple[str, ...]) -> 
     Examples:
       fedmq predict runs/tumor --data new.csv -o predicted.csv --keep patient
       fedmq predict runs/tumor/model.npz --data new.csv
+      fedmq predict runs/cnn --data new.csv --task digits_cnn.py
     """
     one_thread_for_arrays()
     from fedmq.data.readers import load_data
     from fedmq.runs.model_file import model_of
     from fedmq.tables.table import Table
+    from fedmq.tasks.task_file import find_task
+
+    if task is not None:
+        find_task(task)  # allows the factory of its model
 
     trained = model_of(run)
     names = [] if trained.schema is None else [column.name for column in trained.schema.columns]
