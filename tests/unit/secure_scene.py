@@ -10,6 +10,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
+from secure_adversary import Secrets
 
 from fedmq.errors import Rejected
 from fedmq.secure_sums.aggregator import Output, Saved, SumAggregator, SumPhase
@@ -17,6 +18,7 @@ from fedmq.secure_sums.ledger import Entry, Ledger
 from fedmq.secure_sums.masks import SumName
 from fedmq.secure_sums.messages import (
     Cohort,
+    EncryptedShares,
     ListSignature,
     MaskedInput,
     Opening,
@@ -32,6 +34,7 @@ from fedmq.secure_sums.trainer import SumTrainer
 from fedmq.security.keys import Identity, PublicIdentity
 
 QUESTION, OTHER_QUESTION = b"q" * 32, b"r" * 32
+STEPS = (EncryptedShares, MaskedInput, ListSignature, RevealedShares)
 ANY_THRESHOLD = SumPolicy(members_min=1, colluders=-1000)
 
 
@@ -44,6 +47,12 @@ def identity(index: int) -> Identity:
 def once(verifies: Callable[[PublicIdentity, bytes, bytes], bool]) -> Callable[[PublicIdentity, bytes, bytes], bool]:
     """All trainers verify the same signatures: compute each once in a test."""
     return lru_cache(maxsize=None)(verifies)
+
+
+def missing(names: list[str], step: type | None) -> Callable[[str, Any], bool]:
+    """These trainers drop out at this step; with None, the first at the first step, and so on."""
+    gone = {name: STEPS.index(step) if step else index % len(STEPS) for index, name in enumerate(names)}
+    return lambda name, message: name in gone and STEPS.index(type(message)) >= gone[name]
 
 
 class Scene:
@@ -74,6 +83,8 @@ class Scene:
         self.length = length
         self.aggregator = SumAggregator(self.name, threshold)
         self.frames: list[tuple[str, SumMessage]] = []  # from trainers, in order
+        self.log: list[tuple[str, SumMessage]] = []  # to and from trainers, in order
+        self.secrets = {(self.sum_id, name): Secrets.of(one) for name, one in self.trainers.items()}
         self.saved: list[Saved] = []  # by the aggregator
         self.entries: list[tuple[str, Entry]] = []  # saved by the trainers
         self.refused: list[str] = []
@@ -95,12 +106,14 @@ class Scene:
         """Deliver messages, each through its bytes, until none is left or the aggregator is in this phase."""
         while self.queue and self.aggregator.phase is not phase:
             name, message = self.queue.popleft()
+            self.log.append((name, message))
             try:
                 reply = self.reply(name, from_bytes(to_bytes(message)))
             except Rejected as rejected:
                 self.refused.append(f"{name}: {rejected}")
             else:
                 self.frames.append((name, reply))
+                self.log.append((name, reply))
                 if not self.lost(name, reply):
                     self.take(self.aggregator.receive(name, from_bytes(to_bytes(reply))))
             self.events += 1

@@ -10,7 +10,17 @@ import msgspec
 import numpy as np
 import pytest
 import secure_scene as scene
-from secure_scene import ANY_THRESHOLD, OTHER_QUESTION, QUESTION, Scene, breaches, computable, identity
+from secure_scene import (
+    ANY_THRESHOLD,
+    OTHER_QUESTION,
+    QUESTION,
+    STEPS,
+    Scene,
+    breaches,
+    computable,
+    identity,
+    missing,
+)
 
 from fedmq.errors import BadConfiguration, PolicyRefused, ProtocolError, Rejected
 from fedmq.secure_sums import masks, shamir
@@ -36,21 +46,12 @@ from fedmq.secure_sums.messages import (
 )
 from fedmq.secure_sums.policy import SumPolicy, colluders_max, default_threshold
 from fedmq.secure_sums.trainer import SumTrainer
-from fedmq.security import ciphers
 from fedmq.security.keys import PublicIdentity
-
-STEPS = (EncryptedShares, MaskedInput, ListSignature, RevealedShares)
 
 
 @pytest.fixture(autouse=True)
 def verify_each_signature_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PublicIdentity, "verifies", scene.once(PublicIdentity.verifies))
-
-
-def missing(names: list[str], step: type | None) -> Callable[[str, Any], bool]:
-    """These trainers drop out at this step; with None, the first at the first step, and so on."""
-    gone = {name: STEPS.index(step) if step else index % len(STEPS) for index, name in enumerate(names)}
-    return lambda name, message: name in gone and STEPS.index(type(message)) >= gone[name]
 
 
 def cases() -> Iterator[tuple[int, int, type | None]]:
@@ -515,40 +516,6 @@ def test_lower_thresholds_open_more_so_the_search_sees_breaches(members: int, th
 def test_default_threshold_is_accepted_by_its_own_policy() -> None:
     rows = [(n, default_threshold(n), colluders_max(n, default_threshold(n))) for n in (3, 4, 10, 30, 100, 200)]
     assert rows == [(3, 2, 0), (4, 3, 1), (10, 7, 3), (30, 20, 9), (100, 67, 33), (200, 134, 67)]
-
-
-def test_late_answer_needs_the_shares_of_a_threshold_of_colluders() -> None:
-    """The aggregator has each masked input and each message. Its colluders give it the shares that they hold."""
-    members, late = 10, 3
-    one = Scene(members)
-    one.until(SumPhase.COLLECTING)
-    held: dict[int, dict[int, bytes]] = {}
-    answers: dict[str, MaskedInput] = {}
-
-    def is_late(name: str, message: Any) -> bool:
-        if isinstance(message, MaskedInput):
-            answers[name] = message
-            held[int(name[1:])] = dict(one.trainers[name]._shares)
-        return name == identity(late).name
-
-    one.lost = is_late
-    one.until(SumPhase.CLOSED)
-    threshold, cohort = one.cohort.threshold, one.cohort
-    revealed = {int(name[1:]): frame for name, frame in one.frames if isinstance(frame, RevealedShares)}
-    mask_secret = shamir.open_secret({holder: frame.shares[late] for holder, frame in revealed.items()}, threshold)
-    assert mask_secret is not None  # of a missing trainer it is public: only the self-mask hides the late answer
-    for colluders, found in ((threshold - 1, False), (threshold, True)):
-        spies = [place for place in range(members) if place != late][:colluders]
-        shares = {spy: held[spy][late][shamir.SHARE_BYTES :] for spy in spies}
-        shares |= {} if found else {9: bytes(shamir.SHARE_BYTES)}  # the missing share has to be guessed
-        guess = shamir.open_secret(shares, threshold)
-        values = np.frombuffer(answers[identity(late).name].values, "<u8").copy()
-        values -= masks.mask(guess or bytes(32), len(values))
-        for other in range(members):
-            if other != late:
-                agreed = ciphers.agree(mask_secret, cohort.members[other].mask_key)
-                masks.remove_pair(values, masks.pair_seed(agreed, one.sum_id, late, other), late, other)
-        assert (values.view(np.int64) == one.values[identity(late).name]).all() == found
 
 
 # The judge of the messages sees what a planted bug does
