@@ -45,6 +45,7 @@ from fedmq.protocol.messages import (
     Hello,
     Presence,
     Result,
+    SumReply,
     common_version,
     version_text,
 )
@@ -252,7 +253,7 @@ class Rounds:
 
     def _receive(self, packet: Packet, fingerprint: str) -> None:
         match message := packet.message:
-            case Result() | Hello() | Goodbye():
+            case Result() | Hello() | Goodbye() | SumReply():
                 self._receive_from_trainer(message, packet, fingerprint)
             case Presence():
                 self._presence(message)
@@ -265,6 +266,7 @@ class Rounds:
                 | messages.Welcome()
                 | messages.Accepted()
                 | messages.Refused()
+                | messages.SumRequest()
                 | messages.Events()
                 | messages.Snapshot()
             ):
@@ -286,6 +288,8 @@ class Rounds:
                     self._result(message, packet)
                 case Goodbye():
                     self._goodbye(message)
+                case SumReply():
+                    raise Rejected("query", "expected plain answers: the run has no secure sums")
                 case _:
                     assert_never(message)
         except Rejected as rejected:

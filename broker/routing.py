@@ -37,7 +37,7 @@ INBOXES_MAX = 100_000
 INBOXES_OF_NAME_MAX = 3  # an old connection that has not ended yet, a new one, and one of a second process
 ROUNDS_MEBIBYTES_S, SNAPSHOTS_MEBIBYTES_S = 64.0, 16.0  # stored messages that are handed over
 REPORTED_INBOXES_MAX = 2  # more than one are several, however many
-PUBLISHABLE = (topics.ROUNDS, topics.BEACONS, topics.EVENTS, topics.SNAPSHOTS, topics.INBOX)
+PUBLISHABLE = (*topics.PUBLISHED, topics.EVENTS, topics.SNAPSHOTS, topics.INBOX)
 FOR_OBSERVERS = (topics.EVENTS, topics.SNAPSHOTS)
 _NAME = re.compile(NAME_PATTERN)
 
@@ -154,7 +154,7 @@ class Routing:
             yield self._presence(trainer)
 
     def _subscribed_prefix(self, topic: str, sender: str | None) -> Iterator[Effect]:
-        if topic.startswith((topics.ROUNDS, topics.BEACONS)):
+        if topic.startswith(topics.PUBLISHED):
             yield Allow(topic)
         elif sender:  # an authenticated trainer
             return

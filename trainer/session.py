@@ -56,6 +56,7 @@ from fedmq.protocol.messages import (
     Hello,
     Refused,
     Round,
+    SumRequest,
     Welcome,
     has_bit,
 )
@@ -225,7 +226,7 @@ class Session:
 
     def _on_message(self, packet: Packet, now: float) -> None:
         message = packet.message
-        if not isinstance(message, FromAggregator):
+        if not isinstance(message, FromAggregator) or isinstance(message, SumRequest):
             return
         followed = self._follow(message, now)
         if followed is None:

@@ -29,6 +29,8 @@ from fedmq.protocol.messages import (
     Result,
     Round,
     Snapshot,
+    SumReply,
+    SumRequest,
     version_text,
 )
 from fedmq.protocol.topics import INBOX, ROUNDS
@@ -48,14 +50,17 @@ MESSAGE_BYTES_MAX = (
 )  # The watchdog closes a connection with a longer incomplete message.
 DIMENSIONS_MAX = 2
 LENGTH_MAX = FRAME_BYTES_MAX // 4  # of a dimension; the limit in bytes does not bound an empty array
-WITH_ARRAYS = (Round, Result, Events, Snapshot)  # no other message has arrays
+WITH_ARRAYS = (Round, Result, Events, Snapshot, SumRequest, SumReply)  # no other message has arrays
 NARROW = {"<i2": 1 << 15, "<i4": 1 << 31}  # integers below; on the wire only: a decoded array has int64
 NARROW_SIZE_MIN = 64  # numbers of an array that is worth a look
 DTYPES = frozenset({"<f8", "<f4", "<i8", *NARROW})
 CODE = "code"  # array with the packed code of a Code model, sent with each round
 EVENTS, VIEW = "events", "view"  # arrays for observers
-BYTES_DTYPE = "|u1"  # only of these three arrays
+MASKED = "masked"  # array of a result with a secure sum: the answer under its masks
+PARTS = "parts"  # array with messages of secure sums
+BYTES_DTYPE = "|u1"  # only of these arrays
 EVENTS_BYTES_MAX = 1 << 20
+PARTS_BYTES_MAX = 1 << 20  # a cohort of a thousand members needs 0.3 MB
 VIEW_BYTES_MAX = 16 << 20
 
 Array = np.ndarray
@@ -224,7 +229,7 @@ def model_digest_of(message: Round) -> bytes:
     return digest_of(message.arrays) if message.delta is None else message.delta.result
 
 
-_LARGEST = {CODE: CODE_BYTES_MAX, EVENTS: EVENTS_BYTES_MAX, VIEW: VIEW_BYTES_MAX}
+_LARGEST = {CODE: CODE_BYTES_MAX, EVENTS: EVENTS_BYTES_MAX, VIEW: VIEW_BYTES_MAX, PARTS: PARTS_BYTES_MAX}
 
 
 def _dtypes(name: str) -> frozenset[str]:

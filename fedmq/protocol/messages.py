@@ -1,9 +1,11 @@
 """The messages of fedmq: one frozen struct per kind. docs/protocol.md describes each field.
 
     aggregator -> trainers    Round, Beacon, Finished        topics round/<run>, beacon/<run>
+                              SumRequest                     topic sum/<run>, or to/<trainer>
     aggregator -> observers   Events, Snapshot               topics event/<run>, snapshot/<run>
     aggregator -> one trainer Welcome, Accepted, Refused     topic to/<trainer>
-    trainer -> aggregator     Hello, Result, Goodbye         topic up/<run>
+    trainer -> aggregator     Hello, Result, Goodbye,        topic up/<run>
+                              SumReply
     control -> aggregator     Control                        topic up/<run>
     broker -> aggregators     Presence                       topic presence/<trainer>
 
@@ -26,8 +28,9 @@ from msgspec import Meta
 from fedmq.names import Name
 from fedmq.tasks.task import TRAINERS_MAX, Task
 
-PROTOCOL_VERSION = 2  # the newest version that this code reads and writes
+PROTOCOL_VERSION = 3  # the newest version that this code reads and writes
 PROTOCOL_VERSION_MIN = 2  # the oldest
+SECURE_VERSION = 3  # of secure sums: the messages of SumRequest and SumReply, and what names a sum
 BITMAP_BYTES_MAX = TRAINERS_MAX // 8  # half of what a header may hold
 FRACTION_BITS_MAX = 30  # of a loss on the wire
 METRICS_MAX = 16  # of a trainer's own code, with a result
@@ -35,6 +38,7 @@ METRICS_MAX = 16  # of a trainer's own code, with a result
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
 Bitmap = Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)]  # roster index i is bit i % 8 of byte i // 8
+Version = Annotated[int, Meta(ge=PROTOCOL_VERSION_MIN, le=PROTOCOL_VERSION)]
 Text = Annotated[str, Meta(max_length=200)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
 Versions = tuple[Positive, Positive]  # oldest and newest protocol version that a peer reads
@@ -60,7 +64,7 @@ class ArrayInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
     """Fields of every message; unknown fields are ignored."""
 
-    v: Annotated[int, Meta(ge=PROTOCOL_VERSION_MIN, le=PROTOCOL_VERSION)] = 2  # lowest version that can read it
+    v: Version = 2  # lowest version that can read it
     arrays: tuple[ArrayInfo, ...] = ()
 
 
@@ -90,6 +94,7 @@ class Round(RunHeader, frozen=True, kw_only=True, tag="round"):
     invited: Bitmap | None = None  # the trainers that answer, by roster index; None: all
     staleness: Count = 0  # work on a round that is up to so many rounds older is finished first
     delta: Delta | None = None  # None: the arrays are those of the query
+    sum: Positive | None = None  # number of the secure sum whose masks cover the answers; None: they are plain
 
 
 class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
@@ -110,6 +115,13 @@ class Finished(RunHeader, frozen=True, kw_only=True, tag="finished"):
 
     rounds: Count
     solved: bool
+
+
+class SumRequest(RunHeader, frozen=True, kw_only=True, tag="sum-request"):
+    """What secure sums need of trainers, beside answers. Array `parts`: messages of `fedmq.secure_sums`."""
+
+    v: Version = SECURE_VERSION
+    advertise: Count = 0  # trainers send their keys for the sum of this number; 0: for none
 
 
 class Events(RunHeader, frozen=True, kw_only=True, tag="events"):
@@ -181,6 +193,14 @@ class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
     metrics: OwnMetrics | msgspec.UnsetType = (
         msgspec.UNSET
     )  # of the trainer's own training and scoring code, for observers
+    sum: Digest | None = None  # id of the secure sum: the answer is the array `masked`; None: it is plain
+
+
+class SumReply(RunHeader, frozen=True, kw_only=True, tag="sum-reply"):
+    """What a trainer adds to a secure sum, beside its masked answer. Array `parts`: messages of `fedmq.secure_sums`."""
+
+    v: Version = SECURE_VERSION
+    trainer: Name
 
 
 class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):
@@ -210,9 +230,9 @@ class Presence(Header, frozen=True, kw_only=True, tag="presence"):
     inboxes: Count = 0  # 2: so many connections or more, of two processes or of one that has connected again
 
 
-FromAggregator = Round | Beacon | Finished | Welcome | Accepted | Refused
+FromAggregator = Round | Beacon | Finished | Welcome | Accepted | Refused | SumRequest
 ForObservers = Events | Snapshot
-FromTrainer = Hello | Result | Goodbye
+FromTrainer = Hello | Result | Goodbye | SumReply
 Message = FromAggregator | ForObservers | FromTrainer | Control | Presence
 
 

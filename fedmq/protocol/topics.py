@@ -1,12 +1,15 @@
 """Topics of messages: a prefix, and the name of a run or a trainer. A subscription is a prefix, too.
 
-Trainers subscribe to `round/`, `beacon/` and their inbox `to/<trainer>/`; observers to `event/`, `snapshot/`, `beacon/`
-and an inbox `watch/<token>/`; an aggregator to `up/<run>/` and `presence/`. A trainer pushes to `up/<run>`; the broker
-appends the authenticated sender, which is empty without keys. Its first message over a new connection is `here`.
+Trainers subscribe to `round/`, `beacon/`, `sum/` and their inbox `to/<trainer>/`; observers to `event/`, `snapshot/`,
+`beacon/` and an inbox `watch/<token>/`; an aggregator to `up/<run>/` and `presence/`. A trainer pushes to `up/<run>`;
+the broker appends the authenticated sender, which is empty without keys. Its first message over a new connection is
+`here`.
 """
 
 ROUNDS = "round/"  # + run; the broker keeps the newest
 BEACONS = "beacon/"  # + run
+SUMS = "sum/"  # + run; the broker keeps none
+PUBLISHED = (ROUNDS, BEACONS, SUMS)  # subscriptions of a trainer, beside its inbox
 EVENTS = "event/"  # + run
 SNAPSHOTS = "snapshot/"  # + run; the broker keeps the newest
 WATCH = "watch/"

@@ -10,6 +10,7 @@ byte i // 8. `sum` is `SumName.id` in every message.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated
 
@@ -17,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from fedmq.errors import Rejected, one_line
-from fedmq.protocol.codec import FRAME_BYTES_MAX
+from fedmq.protocol.codec import FRAME_BYTES_MAX, PARTS_BYTES_MAX
 from fedmq.protocol.messages import Bitmap, Digest
 from fedmq.runtime.malformed import MALFORMED
 from fedmq.secure_sums import masks
@@ -26,6 +27,7 @@ from fedmq.security.ciphers import TAG_BYTES
 from fedmq.security.keys import Key, PublicIdentity
 
 MEMBERS_MAX = 1000  # each deals a share to each other
+PARTS_MAX = 4  # messages in one array `parts`: of two sums at most
 LENGTH_MAX = FRAME_BYTES_MAX // 8
 ENCRYPTED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
 
@@ -34,6 +36,7 @@ Share = Annotated[bytes, Meta(min_length=SHARE_BYTES, max_length=SHARE_BYTES)]
 EncryptedPair = Annotated[bytes, Meta(min_length=ENCRYPTED_BYTES, max_length=ENCRYPTED_BYTES)]
 Values = Annotated[bytes, Meta(max_length=8 * LENGTH_MAX)]  # little-endian, 8 bytes each
 PerMember = Meta(max_length=MEMBERS_MAX)
+Parts = Annotated[tuple[Annotated[bytes, Meta(max_length=PARTS_BYTES_MAX)], ...], Meta(max_length=PARTS_MAX)]
 
 
 class SumMessage(msgspec.Struct, frozen=True, tag_field="t"):
@@ -146,6 +149,7 @@ Record = Cohort | EncryptedShares | Opened | MaskedInput | Survivors | SignedSur
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[FromTrainer | FromAggregator] = msgspec.msgpack.Decoder(FromTrainer | FromAggregator)
+_parts_decoder: msgspec.msgpack.Decoder[tuple[bytes, ...]] = msgspec.msgpack.Decoder(Parts)
 
 
 def to_bytes(message: SumMessage) -> bytes:
@@ -163,6 +167,24 @@ def from_bytes(data: bytes) -> FromTrainer | FromAggregator:
         return _decoder.decode(data)
     except MALFORMED as error:
         raise Rejected("header", f"expected a message of a secure sum: {one_line(error)}") from None
+
+
+def parts_to_bytes(messages: Iterable[FromTrainer | FromAggregator]) -> bytes:
+    """Return the bytes of the array `parts` of a SumRequest, a SumReply or a Result: a list of messages."""
+    return _encoder.encode([to_bytes(message) for message in messages])
+
+
+def parts_from_bytes(data: bytes) -> list[FromTrainer | FromAggregator]:
+    """Return the messages, in order.
+
+    Raises:
+        Rejected: these bytes are no list of at most `PARTS_MAX` messages of a secure sum.
+    """
+    try:
+        parts = _parts_decoder.decode(data)
+    except MALFORMED as error:
+        raise Rejected("header", f"expected messages of secure sums: {one_line(error)}") from None
+    return [from_bytes(part) for part in parts]
 
 
 _PURPOSE = b"fedmq secure sum, version 1\0"  # first in all that is signed, so that a signature is valid nowhere else

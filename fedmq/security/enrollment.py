@@ -7,14 +7,13 @@ nowhere else.
 Decoders raise Rejected.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
-from msgspec import Meta
 
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
-from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Text
+from fedmq.protocol.messages import Text, Version
 from fedmq.runtime.malformed import MALFORMED
 from fedmq.security.keys import Identity, PublicIdentity
 
@@ -23,7 +22,6 @@ REQUEST_FRAMES_MAX = 3  # the request, its signature, and the signature of the k
 REQUEST_BYTES_MAX = 1024  # of each frame
 
 _T = TypeVar("_T")
-Version = Annotated[int, Meta(ge=PROTOCOL_VERSION_MIN, le=PROTOCOL_VERSION)]
 RequestState = Literal[
     "waiting",  # for a user to accept or reject it
     "accepted",  # the key is a member

@@ -175,7 +175,7 @@ class Simulation:
         self._add(name, (topics.UP + run + "/", topics.PRESENCE), True, make)
 
     def add_trainer(self, name: str, make: Callable[[Link], Node]) -> None:
-        self._add(name, (topics.ROUNDS, topics.BEACONS, topics.inbox_of(name)), False, make)
+        self._add(name, (*topics.PUBLISHED, topics.inbox_of(name)), False, make)
 
     def add_observer(self, name: str, make: Callable[[Link], Node]) -> None:
         self._add(name, (*topics.WATCHED, topics.watch_of(name)), False, make)

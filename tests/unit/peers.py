@@ -1,4 +1,4 @@
-"""Peers of other protocol versions: the frozen messages of version 2, and those of a made-up version 3.
+"""Peers of other protocol versions: the frozen messages of version 2, and those of a made-up later version.
 
 A node of a simulation speaks another version through a link that translates: each header that it sends or receives is
 decoded and encoded again by that version's structs alone. `VERSION_2` must never change: it is what an old host reads.
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from fedmq.protocol.codec import Frames
+from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from fedmq.transport.link import Delivered, Link, LinkEvent
 
 # --- version 2, as it was released ------------------------------------------------------------------------------
@@ -117,21 +118,21 @@ class Version2:
         return msgspec.msgpack.encode(message)
 
 
-class Version3:
-    """What a peer of version 3 makes of a header: every message has an optional field more, of three types."""
+class LaterVersion:
+    """What a peer of a later version makes of a header: every message has an optional field more, of three types."""
 
-    def __init__(self, versions: tuple[int, int] = (2, 3)) -> None:
+    def __init__(self, versions: tuple[int, int] = (PROTOCOL_VERSION_MIN, PROTOCOL_VERSION + 1)) -> None:
         self.versions = versions
 
     def translate(self, header: bytes) -> bytes:
         fields = msgspec.msgpack.decode(header)
-        fields |= {"priority": 7, "trace": {"id": b"\x01", "parents": [1, 2]}, "note": "new in version 3"}
+        fields |= {"priority": 7, "trace": {"id": b"\x01", "parents": [1, 2]}, "note": "new in a later version"}
         if fields["t"] == "hello":
             fields["versions"] = self.versions
         return msgspec.msgpack.encode(fields)
 
 
-Version = Version2 | Version3
+Version = Version2 | LaterVersion
 
 
 class TranslatingLink:

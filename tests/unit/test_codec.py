@@ -33,6 +33,7 @@ from fedmq.protocol.codec import (
     HEADER_BYTES_MAX,
     LENGTH_MAX,
     NARROW,
+    PARTS,
     ROUND_HEADER_BYTES_MAX,
     SIGNATURE_BYTES_MAX,
     TOPIC_BYTES_MAX,
@@ -71,7 +72,7 @@ ROUND = Round(
     run="r", term=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), query=encode_query(Evolve(elites=10))
 )
 VALUES = np.arange(6.0).reshape(2, 3)
-OF_BYTES = (CODE, EVENTS, VIEW)
+OF_BYTES = (CODE, EVENTS, VIEW, PARTS)
 FUZZED = 20_000
 
 shapes = arrays_of.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=6)

@@ -20,6 +20,7 @@ from fedmq.protocol.messages import (
     FRACTION_BITS_MAX,
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
+    SECURE_VERSION,
     Accepted,
     Action,
     Beacon,
@@ -37,6 +38,8 @@ from fedmq.protocol.messages import (
     Result,
     Round,
     Snapshot,
+    SumReply,
+    SumRequest,
     Welcome,
     common_version,
 )
@@ -69,6 +72,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         deadline_s=seconds.filter(bool),
         task=tasks,
         query=works.map(encode_query),
+        sum=st.none() | positives,
     ),
     Beacon: st.builds(
         Beacon,
@@ -80,6 +84,8 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         acknowledged=st.binary(max_size=2048),
         acked_request=counts,
     ),
+    SumRequest: st.builds(SumRequest, **of_a_run, advertise=counts),
+    SumReply: st.builds(SumReply, **of_a_trainer),
     Finished: st.builds(Finished, **of_a_run, rounds=counts, solved=st.booleans()),
     Events: st.builds(Events, **of_a_run, first=counts, count=positives),
     Snapshot: st.builds(Snapshot, **of_a_run, seq=counts),
@@ -107,6 +113,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         fraction_bits=st.integers(0, FRACTION_BITS_MAX),
         cpu_s=seconds,
         memory=counts,
+        sum=st.none() | st.binary(min_size=32, max_size=32),
     ),
     Goodbye: st.builds(Goodbye, **of_a_trainer, reason=st.text(max_size=32), detail=texts),
     Control: st.builds(
@@ -119,6 +126,8 @@ EXAMPLES: dict[type[Any], Message] = {
         run="r", term=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), query=encode_query(Evolve(elites=10))
     ),
     Beacon: Beacon(run="r", term=1, round=3, open=True, acknowledged=b"\x03", acked_request=7, at=1e9),
+    SumRequest: SumRequest(run="r", term=1, advertise=2),
+    SumReply: SumReply(run="r", term=1, trainer="alice"),
     Finished: Finished(run="r", term=1, rounds=3, solved=True),
     Events: Events(run="r", term=1, first=0, count=3),
     Snapshot: Snapshot(run="r", term=1, seq=3),
@@ -182,12 +191,13 @@ def test_every_kind_has_exactly_one_sender() -> None:
 
 
 def test_the_tag_of_a_message_is_its_name_in_lower_case() -> None:
-    assert [fields_of(kind)["t"] for kind in KINDS] == [kind.__name__.lower() for kind in KINDS]
+    words = [re.findall("[A-Z][a-z]*", kind.__name__) for kind in KINDS]
+    assert [fields_of(kind)["t"] for kind in KINDS] == ["-".join(one).lower() for one in words]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_header_has_the_version(kind: type[Any]) -> None:
-    assert fields_of(kind)["v"] == PROTOCOL_VERSION
+def test_every_header_has_the_lowest_version_that_can_read_it(kind: type[Any]) -> None:
+    assert fields_of(kind)["v"] == (SECURE_VERSION if kind in (SumRequest, SumReply) else 2)
 
 
 @pytest.mark.parametrize("version", [0, PROTOCOL_VERSION_MIN - 1, PROTOCOL_VERSION + 1, -1])
@@ -213,7 +223,8 @@ def test_unknown_field_of_a_message_is_ignored(kind: type[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("versions", "common"), [((1, 1), None), ((1, 2), 2), ((2, 2), 2), ((2, 9), 2), ((3, 9), None), ((2, 1), None)]
+    ("versions", "common"),
+    [((1, 1), None), ((1, 2), 2), ((2, 2), 2), ((2, 9), 3), ((3, 9), 3), ((4, 9), None), ((2, 1), None)],
 )
 def test_common_version_is_the_newest_that_both_read(versions: tuple[int, int], common: int | None) -> None:
     assert common_version(versions) == common
@@ -237,7 +248,8 @@ def test_missing_required_field_is_rejected(kind: type[Any], field: str) -> None
     fields = fields_of(kind)
     del fields[field]
     optional = {Control: ("trainer", "request_id"), Beacon: ("acked_request", "at"), Goodbye: ("reason", "detail")}
-    optional |= {Presence: ("inboxes",), Result: ("site_figures", "metrics"), Round: ("invited", "staleness", "delta")}
+    optional |= {Presence: ("inboxes",), Result: ("site_figures", "metrics", "sum"), SumRequest: ("advertise",)}
+    optional |= {Round: ("invited", "staleness", "delta", "sum")}
     if field in (*DEFAULTED, *optional.get(kind, ())):
         assert isinstance(received(fields), kind)
         return
@@ -289,7 +301,9 @@ def test_the_largest_header_of_each_kind_fits() -> None:
             train_s=1e9,
             model_digest=bytes(32),
             fraction_bits=FRACTION_BITS_MAX,
+            sum=bytes(32),
         ),
+        SumRequest(**of_run, advertise=COUNT_MAX),
     ]
     for message in largest:
         frames = encode("t", message)

@@ -240,7 +240,7 @@ def test_run_without_a_round_for_the_longest_time_is_dropped_first(broker: Routi
 # --- topics -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"event/r", b"to/alice/"])
+@pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"sum/r", b"event/r", b"to/alice/"])
 def test_message_of_an_aggregator_is_published_unchanged(broker: Routing, topic: bytes) -> None:
     frames = [topic, b"header", b"", b"array"]
     assert effects(broker, Published(frames)) == [Publish(frames)]
@@ -302,7 +302,7 @@ def test_message_with_too_many_frames_is_dropped(broker: Routing) -> None:
     assert effects(broker, Published([b"round/r"] * FRAMES_MAX)) == [Publish([b"round/r"] * FRAMES_MAX)]
 
 
-@pytest.mark.parametrize("topic", ["round/", "round/r", "beacon/", "beacon/r", "event/", "event/r"])
+@pytest.mark.parametrize("topic", ["round/", "round/r", "beacon/", "sum/", "sum/r", "event/", "event/r"])
 def test_rounds_beacons_and_events_may_be_subscribed(broker: Routing, topic: str) -> None:
     assert effects(broker, Subscribed(topic)) == [Allow(topic)]
     assert effects(broker, Unsubscribed(topic)) == []

@@ -27,6 +27,7 @@ from fedmq.secure_sums import masks, shamir
 from fedmq.secure_sums.aggregator import SumPhase
 from fedmq.secure_sums.ledger import Entry, Ledger
 from fedmq.secure_sums.messages import (
+    PARTS_MAX,
     Cohort,
     EncryptedShares,
     Keys,
@@ -42,6 +43,8 @@ from fedmq.secure_sums.messages import (
     from_bytes,
     keys_text,
     list_text,
+    parts_from_bytes,
+    parts_to_bytes,
     to_bytes,
 )
 from fedmq.secure_sums.policy import SumPolicy, colluders_max, default_threshold
@@ -433,6 +436,21 @@ def test_every_message_decodes_to_itself_and_damaged_bytes_are_rejected() -> Non
     for damaged in (to_bytes(opened), to_bytes(total), b"", data[:-1], b"\xc1", data + b"\0", b"\x93" * 5000):
         with pytest.raises(Rejected, match="secure sum"):
             from_bytes(damaged)
+
+
+def test_parts_of_a_message_are_a_bounded_list_in_order() -> None:
+    one = Scene(4)
+    one.until(SumPhase.CLOSED)
+    messages = [message for _, message in one.frames]
+    for start in range(len(messages)):
+        parts = messages[start : start + PARTS_MAX]
+        assert parts_from_bytes(parts_to_bytes(parts)) == parts
+    assert parts_from_bytes(parts_to_bytes([])) == []
+    data = parts_to_bytes(messages[:2])
+    longer = parts_to_bytes(messages[:1] * (PARTS_MAX + 1))
+    for bad in (b"", data[:-1], data + b"\0", longer, to_bytes(messages[0]), b"\x91\xc4\x01\xc1", b"\x92" * 5000):
+        with pytest.raises(Rejected, match="secure sum"):
+            parts_from_bytes(bad)
 
 
 # Survivor sets: an active aggregator may show another list to each trainer

@@ -21,6 +21,7 @@ from fedmq.errors import (
 )
 from fedmq.protocol.codec import Packet, decode, digest_of, encode, pack
 from fedmq.protocol.messages import (
+    PROTOCOL_VERSION,
     Accepted,
     Beacon,
     Finished,
@@ -111,7 +112,9 @@ def test_first_message_of_a_run_is_answered_with_hello(first: str) -> None:
     held = 3 if first == "round" else 0
     (outgoing,) = effects.sends
     assert outgoing.topic == "up/run"
-    assert outgoing.message == Hello(run="run", term=1, trainer="bob", num_examples=2, round=held, version="test")
+    assert outgoing.message == Hello(
+        run="run", term=1, trainer="bob", num_examples=2, round=held, version="test", versions=(2, PROTOCOL_VERSION)
+    )
 
 
 def test_hello_is_repeated_every_half_second_until_welcome() -> None:

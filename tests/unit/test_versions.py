@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from peers import TranslatingLink, Version, Version2, Version3
+from peers import LaterVersion, TranslatingLink, Version, Version2
 
 from fedmq.aggregator.service import Aggregator
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.observe import events
-from fedmq.protocol.messages import PROTOCOL_VERSION
+from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, version_text
 from fedmq.simulation import Federation
 from fedmq.tasks.task import Rows
 from fedmq.tasks.task_file import find_task, task_rows
@@ -46,15 +46,15 @@ def parameters() -> bytes:
 
 
 def old_trainers() -> Mixed:
-    return Mixed(Version3(), {name: Version2() for name in NAMES})
+    return Mixed(LaterVersion(), {name: Version2() for name in NAMES})
 
 
 def old_aggregator() -> Mixed:
-    return Mixed(Version2(), {name: Version3() for name in NAMES})
+    return Mixed(Version2(), {name: LaterVersion() for name in NAMES})
 
 
 def one_old_trainer() -> Mixed:
-    return Mixed(Version3(), {"alice": Version2(), "bob": Version3()})
+    return Mixed(LaterVersion(), {"alice": Version2(), "bob": LaterVersion()})
 
 
 @pytest.mark.parametrize("federation", [old_trainers, old_aggregator, one_old_trainer])
@@ -70,10 +70,13 @@ def test_hosts_of_two_versions_train_the_same_model(federation: Callable[[], Mix
 
 
 def test_trainer_without_a_common_version_is_refused_in_both_logs(caplog: pytest.LogCaptureFixture) -> None:
-    federation = Mixed(None, {"bob": Version3((PROTOCOL_VERSION + 1, PROTOCOL_VERSION + 2))})
+    federation = Mixed(None, {"bob": LaterVersion((PROTOCOL_VERSION + 1, PROTOCOL_VERSION + 2))})
     federation.start()
     federation.simulation.run(lambda: False, 30.0)
-    here, there = str(PROTOCOL_VERSION), f"{PROTOCOL_VERSION + 1} to {PROTOCOL_VERSION + 2}"
+    here, there = (
+        version_text(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION),
+        f"{PROTOCOL_VERSION + 1} to {PROTOCOL_VERSION + 2}",
+    )
     (rejected,) = [event for event in federation.events if isinstance(event, events.ResultRejected)]
     assert (rejected.trainer, rejected.reason) == ("bob", "version")
     assert here in rejected.detail

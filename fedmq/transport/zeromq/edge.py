@@ -232,11 +232,10 @@ class SubscriberSockets(EdgeSockets):
 
 
 class TrainerSockets(SubscriberSockets):
-    """A trainer's link: rounds, beacons and its inbox, which makes it present."""
+    """A trainer's link: what runs publish, and its inbox, which makes it present."""
 
     def __init__(self, address: str, name: str, credentials: Credentials | None = None) -> None:
-        inbox = topics.inbox_of(name)
-        super().__init__(address, topics.ROUNDS, topics.BEACONS, inbox, credentials=credentials)
+        super().__init__(address, *topics.PUBLISHED, topics.inbox_of(name), credentials=credentials)
 
 
 class ObserverSockets(EdgeSockets):
