@@ -320,8 +320,8 @@ def _factory(name: str) -> Factory:
     if factory is None:
         raise CodeRefused(
             f"the model is PyTorch's {name!r:.80}: expected a factory that this process allows, got none of that name: "
-            "give a trainer its own copy of the task with --score FILE, or `fedmq predict` the task's file with --task, "
-            "or import it in Python"
+            "give a trainer its own copy of the task with --score FILE, and predict the task's file with --task, or "
+            "import it in Python"
         )
     return factory
 
