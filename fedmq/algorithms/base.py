@@ -88,6 +88,7 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     rows: ClassVar[View] = "features"
     partial: ClassVar[bool] = False  # an answer of some of the trainers is of use: for --sample and --buffer
+    draws: ClassVar[bool] = False  # an answer depends on the seed and the number of the round
     counts: ClassVar[frozenset[str]] = frozenset()  # arrays of an answer whose numbers each count rows
     sends: ClassVar[str] = ""
 

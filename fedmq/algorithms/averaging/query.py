@@ -173,6 +173,7 @@ class Descend(AdditiveQuery, frozen=True, tag="descend"):
     """
 
     partial: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
     sends: ClassVar[str] = "the change of a model that was trained on the rows, and its summed loss"
 
     learner: GradientLearner = GradientLearner()
