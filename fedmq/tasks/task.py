@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, Self, cast
 
 import msgspec
@@ -68,11 +69,16 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     holdout: float = 0.0  # share of each trainer's rows that are scored and never trained on
 
     def __post_init__(self) -> None:
+        for field, (kind, text) in _KINDS.items():
+            if not isinstance(value := getattr(self, field), kind):
+                raise BadConfiguration(f"{field}: expected {text}, got {value!r:.80}")
         if not re.match(NAME_PATTERN, self.name):
             raise BadConfiguration(
                 f"name: expected a task name of 1 to 64 letters, digits, '.', '_' or '-', got {self.name!r:.80}"
             )
         if self.parameters:
+            if not all(isinstance(values, dict) for values in self.parameters.values()):
+                raise BadConfiguration(f"parameters: expected a dict of dicts by algorithm, got {self.parameters!r:.80}")
             plain = {name: plain_parameters(values) for name, values in self.parameters.items()}
             msgspec.structs.force_setattr(self, "parameters", plain)
         _check_loss(self.loss, self.model)
@@ -80,8 +86,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
             raise BadConfiguration(f"metric: expected accuracy or loss, got {self.metric!r}")
         if self.target is not None:
             _check_range("target", self.target, 0.0, 1.0 if self.metric == "accuracy" else sys.float_info.max)
-        _check_range("trainers", self.trainers, 1, TRAINERS_MAX)
-        _check_range("rounds", self.rounds, 1, ROUNDS_MAX)
+        _check_range("trainers", self.trainers, 1, TRAINERS_MAX, Integral)
+        _check_range("rounds", self.rounds, 1, ROUNDS_MAX, Integral)
         _check_range("output_scale", self.output_scale, OUTPUT_SCALE_MIN, 1.0 / OUTPUT_SCALE_MIN)
         _check_range("holdout", self.holdout, 0.0, HOLDOUT_MAX)
         _check_objectives(self)
@@ -245,6 +251,16 @@ def _as_numbers(values: npt.ArrayLike, source: str) -> Floats:
         raise BadData(f"{source}: expected an array of numbers, got {one_line(error)}") from error
 
 
+# In Python, a field may have any type.
+_KINDS: dict[str, tuple[Any, str]] = {
+    "name": (str, "a text"),
+    "model": (Model, "a model such as MLP([2, 8, 2])"),
+    "parameters": (dict, "a dict of dicts by algorithm"),
+    "algorithm": (str, "the name of an algorithm"),
+    "schema": (Schema | None, "the columns of a table, or None"),
+}
+
+
 def _check_loss(loss: str, model: Model) -> None:
     if isinstance(model, Torch) and model.own_loss != (loss == "own"):
         wanted = "own, for a module with a method losses" if model.own_loss else "cross-entropy or squared-error"
@@ -295,6 +311,7 @@ def _check_schema(schema: Schema, model: Model, loss: str) -> None:
         raise BadConfiguration(f"loss: expected {wanted} for a target that is a {schema.target.kind}, got {loss}")
 
 
-def _check_range(field: str, value: float, smallest: float, largest: float) -> None:
-    if not smallest <= value <= largest:
-        raise BadConfiguration(f"{field}: expected a number from {smallest:g} to {largest:g}, got {value}")
+def _check_range(field: str, value: float, smallest: float, largest: float, kind: type = Real) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind) or not smallest <= value <= largest:
+        number = "a whole number" if kind is Integral else "a number"
+        raise BadConfiguration(f"{field}: expected {number} from {smallest:g} to {largest:g}, got {value!r:.80}")

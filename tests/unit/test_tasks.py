@@ -210,6 +210,14 @@ def test_loss_meets_its_target_from_above() -> None:
         ({"name": ""}, "name: "),
         ({"name": "a b"}, "name: "),
         ({"name": "x" * 65}, "name: "),
+        ({"name": 3}, "name: .*got 3"),
+        ({"holdout": "x"}, "holdout: .*'x'"),
+        ({"holdout": True}, "holdout: .*True"),
+        ({"trainers": 2.5}, "trainers: .*whole.*2.5"),
+        ({"rounds": None}, "rounds: .*None"),
+        ({"model": 3}, "model: .*got 3"),
+        ({"parameters": {"es": 3}}, "parameters: .*dict"),
+        ({"schema": 3}, "schema: .*got 3"),
     ],
 )
 def test_conflicting_settings_are_rejected(settings: dict[str, Any], words: str) -> None:
