@@ -69,16 +69,12 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     holdout: float = 0.0  # share of each trainer's rows that are scored and never trained on
 
     def __post_init__(self) -> None:
-        for field, (kind, text) in _KINDS.items():
-            if not isinstance(value := getattr(self, field), kind):
-                raise BadConfiguration(f"{field}: expected {text}, got {value!r:.80}")
+        _check_kinds(self)
         if not re.match(NAME_PATTERN, self.name):
             raise BadConfiguration(
                 f"name: expected a task name of 1 to 64 letters, digits, '.', '_' or '-', got {self.name!r:.80}"
             )
         if self.parameters:
-            if not all(isinstance(values, dict) for values in self.parameters.values()):
-                raise BadConfiguration(f"parameters: expected a dict of dicts by algorithm, got {self.parameters!r:.80}")
             plain = {name: plain_parameters(values) for name, values in self.parameters.items()}
             msgspec.structs.force_setattr(self, "parameters", plain)
         _check_loss(self.loss, self.model)
@@ -259,6 +255,15 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "algorithm": (str, "the name of an algorithm"),
     "schema": (Schema | None, "the columns of a table, or None"),
 }
+
+
+def _check_kinds(task: Task) -> None:
+    for field, (kind, text) in _KINDS.items():
+        if not isinstance(value := getattr(task, field), kind):
+            raise BadConfiguration(f"{field}: expected {text}, got {value!r:.80}")
+    for name, values in task.parameters.items():
+        if not isinstance(values, dict):
+            raise BadConfiguration(f"parameters of {name}: expected a dict, got {values!r:.80}")
 
 
 def _check_loss(loss: str, model: Model) -> None:

@@ -216,7 +216,7 @@ def test_loss_meets_its_target_from_above() -> None:
         ({"trainers": 2.5}, "trainers: .*whole.*2.5"),
         ({"rounds": None}, "rounds: .*None"),
         ({"model": 3}, "model: .*got 3"),
-        ({"parameters": {"es": 3}}, "parameters: .*dict"),
+        ({"parameters": {"es": 3}}, "parameters of es: .*dict"),
         ({"schema": 3}, "schema: .*got 3"),
     ],
 )
