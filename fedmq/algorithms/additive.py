@@ -6,7 +6,7 @@ brought to the query's unit by an exact shift. An answer that could make a sum o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Any, ClassVar
 
@@ -61,11 +61,15 @@ class RoundSum:
             raise BadConfiguration("expected a sum of the right shape for each array of an answer")  # a changed file
 
     def plus(self, update: Update) -> RoundSum:
-        """Return the sum with one more answer.
+        """Return the sum with one more answer, or with the total of several; itself if it has these already.
 
         Raises:
-            Rejected: the answer is out of bounds, or the total could overflow.
+            Rejected: the answer is out of bounds, the total could overflow, or a total has some answers already.
         """
+        if counted := [name for name in update.rows if name in self.trainers]:
+            if len(counted) < len(update.rows):
+                raise Rejected("duplicate", f"expected a total of new answers, got one with that of {counted[0]} again")
+            return self
         rows, shift = update.num_examples, self.fraction_bits - update.fraction_bits
         if rows < 0 or self.num_examples + rows > self.rows_max:
             raise Rejected(
@@ -93,7 +97,7 @@ class RoundSum:
                 for name, array in self.arrays.items()
             },
             num_examples=self.num_examples + rows,
-            trainers=self.trainers.plus(update.trainer, rows),
+            trainers=self.trainers.plus_all(update.rows),
             grown=True,
         )
 
@@ -145,6 +149,14 @@ class RoundSum:
         """Return the total as the algorithm gets it."""
         coverage = sum(name in members for name in self.trainers) / max(1, len(members))
         return Total(self.arrays, self.num_examples, len(self.trainers), coverage, self.fraction_bits)
+
+
+def total_of(updates: Sequence[Update]) -> Update:
+    """Return the total of answers to one round, all of them of the same fraction bits."""
+    first = updates[0]
+    arrays = {name: np.sum([one.arrays[name] for one in updates], axis=0) for name in first.arrays}
+    rows = {one.trainer: one.num_examples for one in updates}
+    return replace(first, trainer="", num_examples=sum(rows.values()), arrays=arrays, site_figures=False, total_of=rows)
 
 
 def same_question(one: Plan, other: Plan) -> bool:
@@ -222,9 +234,8 @@ class Additive:
         total: RoundSum | None = state.sums.get(update.round)
         if total is None:  # a checkpoint that was changed
             raise Rejected("round", f"expected a round that is remembered, got {update.round}")
-        if update.trainer in total.trainers:
-            return state
-        return replace(state, sums={**state.sums, update.round: total.plus(update)})
+        more = total.plus(update)
+        return state if more is total else replace(state, sums={**state.sums, update.round: more})
 
     def close(self, state: Any, members: Collection[str]) -> Any:
         """Give the algorithm the total of the round, and those of earlier rounds that have grown; none without rows."""

@@ -314,18 +314,24 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """One trainer's answer to one round.
+    """One trainer's answer to one round, or for an additive algorithm the total of several trainers' answers.
 
     Losses are float64. For an additive algorithm they are int64, in units of 2**-`fraction_bits`.
     """
 
-    trainer: str
+    trainer: str  # "" for a total
     round: int  # the round that it answers
     staleness: int  # rounds closed since that one; 0: in time
     num_examples: int  # rows that it was computed on
     arrays: Arrays
     fraction_bits: int = 0
     site_figures: bool = False  # figures of this trainer's rows alone may be shown
+    total_of: Mapping[str, int] = field(default_factory=dict)  # the rows of each trainer in a total, by name
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """The rows of each trainer whose answer this is, or is part of, by name."""
+        return self.total_of or {self.trainer: self.num_examples}
 
 
 @dataclass(frozen=True, eq=False)

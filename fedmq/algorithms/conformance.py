@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fedmq.algorithms.additive import Additive
+from fedmq.algorithms.additive import Additive, total_of
 from fedmq.algorithms.base import (
     Arrays,
     Plan,
@@ -226,9 +226,23 @@ def _delta(bench: _Bench) -> Iterator[str]:
         late = [replace(missing, staleness=1)] if number % 2 else []
 
 
+def _totals(bench: _Bench) -> Iterator[str]:
+    """The total of a round's answers, as secure sums give it, leads to the same state as the single answers."""
+    state = bench.init()
+    for number in range(1, ROUNDS + 1):
+        if not bench.strategy.additive:
+            return
+        updates = bench.answers(state, number)
+        singly, at_once = bench.closed(state, updates), bench.closed(state, [total_of(updates)])
+        if dump(singly) != dump(at_once):
+            yield f"the total of round {number} leads to another state than its answers"
+            return
+        state = singly
+
+
 CHECKS: Mapping[str, Callable[[_Bench], Iterator[str]]] = {
     check.__name__.removeprefix("_"): check
-    for check in (_order, _repetition, _participation, _checkpoint, _bounds, _purity, _delta)
+    for check in (_order, _repetition, _participation, _checkpoint, _bounds, _purity, _delta, _totals)
 }
 
 
@@ -240,7 +254,7 @@ def check_algorithm(
     `algorithm` is a strategy, an additive algorithm, or a class of either, which is used with its default parameters.
     A `task` by name has its own rows; any other is used with the rows of `xor`, or with `rows` of each of the three
     trainers. The checks: `order`, `repetition`,
-    `participation`, `checkpoint`, `bounds`, `purity`, `delta`.
+    `participation`, `checkpoint`, `bounds`, `purity`, `delta`, `totals`.
 
     Raises:
         NonConforming: a check failed; it names the check and what is wrong, in one line.

@@ -30,6 +30,13 @@ class GrowingMap(Mapping[K, V], Generic[K, V]):
             last = {**self.parts[kept], **last}
         return GrowingMap((*self.parts[:kept], last))
 
+    def plus_all(self, more: Mapping[K, V]) -> GrowingMap[K, V]:
+        """Return the mapping with more keys, or with other values of keys."""
+        grown = self
+        for key, value in more.items():
+            grown = grown.plus(key, value)
+        return grown
+
     def __getitem__(self, key: K) -> V:
         for part in self.parts:
             if key in part:

@@ -154,9 +154,9 @@ class Staged:
             return state  # another survey has made the question needless
         if number == OWN:
             total: RoundSum = state.sums[update.round]
-            if update.trainer in total.trainers:
+            if (more := total.plus(update)) is total:
                 return state
-            grown = replace(state, sums={**state.sums, update.round: total.plus(update)})
+            grown = replace(state, sums={**state.sums, update.round: more})
             if update.site_figures and update.round == state.round and "limbs" in total.arrays:
                 moments = SiteMoments(update.num_examples, dict(update.arrays))
                 return replace(grown, own_moments={**state.own_moments, update.trainer: moments})
@@ -169,7 +169,7 @@ class Staged:
         inner = self.strategy.tell(state.inner, own)
         if update.round != state.round:
             return replace(state, inner=inner)
-        return replace(state, inner=inner, examples=state.examples.plus(update.trainer, update.num_examples))
+        return replace(state, inner=inner, examples=state.examples.plus_all(update.rows))
 
     def close(self, state: Any, members: Collection[str]) -> Any:
         """Close the round, and open one of the next stage.

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmq.algorithms.additive import Additive
+from fedmq.algorithms.additive import Additive, total_of
 from fedmq.algorithms.base import Plan, Update
+from fedmq.algorithms.checkpoint import dump
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
 from fedmq.errors import BadConfiguration, Rejected
@@ -95,6 +96,21 @@ def test_answer_that_is_repeated_counts_once() -> None:
     strategy = additive()
     state = told(strategy, strategy.init(XOR, 1), answer("a", [1, 1]))
     assert strategy.tell(state, answer("a", [1, 1])) is state
+
+
+def test_total_of_several_trainers_counts_each_of_them_once() -> None:
+    strategy = additive()
+    first, answers = strategy.init(XOR, 1), [answer("a", [1, 2]), answer("b", [3, 4], rows=2)]
+    singly, at_once = told(strategy, first, *answers), told(strategy, first, total_of(answers))
+    assert dump(strategy.close(singly, ["a", "b", "c"])) == dump(strategy.close(at_once, ["a", "b", "c"]))
+    assert strategy.tell(at_once, total_of(answers)) is at_once
+    assert strategy.tell(at_once, answers[0]) is at_once
+    with pytest.raises(Rejected, match="duplicate") as again:
+        strategy.tell(told(strategy, first, answers[0]), total_of(answers))
+    assert again.value.reason == "duplicate"
+    too_large = answer("b", [3, 4 << 30], rows=2)
+    with pytest.raises(Rejected, match="a row"):
+        strategy.tell(first, total_of([answers[0], too_large]))
 
 
 def test_round_without_answers_has_no_total() -> None:

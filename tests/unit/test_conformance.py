@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.averaging.strategy import Averaging, AveragingParameters, AveragingState
 from fedmq.algorithms.base import Evaluation, Plan, Total, Update
 from fedmq.algorithms.conformance import CHECKS
@@ -180,6 +181,13 @@ class Misleading(EvolutionStrategy):
         return replace(plan, delta=wrong)
 
 
+class Nameless(Additive):
+    """Takes the total of several trainers for the answer of one."""
+
+    def tell(self, state: Any, update: Update) -> Any:
+        return super().tell(state, replace(update, total_of={}))
+
+
 @pytest.mark.parametrize(
     ("algorithm", "check"),
     [
@@ -194,6 +202,7 @@ class Misleading(EvolutionStrategy):
         (AnyLength(BY_EVOLUTION), "bounds"),
         (Writing(), "purity"),
         (Misleading(), "delta"),
+        (Nameless(Sums(), "nameless", None), "totals"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
