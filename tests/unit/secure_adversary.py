@@ -8,11 +8,14 @@ What is left are equations in answers alone, with their values: this is a rank t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from fedmq.protocol.codec import Frames, decode
+from fedmq.protocol.messages import Result, SumReply, SumRequest
+from fedmq.protocol.topics import INBOX
 from fedmq.secure_sums import masks, shamir
 from fedmq.secure_sums.messages import (
     Cohort,
@@ -23,6 +26,7 @@ from fedmq.secure_sums.messages import (
     RevealedShares,
     SignedSurvivors,
     SumMessage,
+    parts_from_bytes,
 )
 from fedmq.secure_sums.trainer import SumTrainer
 from fedmq.security import ciphers
@@ -78,17 +82,34 @@ def eliminated(equations: Iterable[Equation], hidden: Callable[[Unknown], bool])
     return basis
 
 
-class Adversary:
-    """An aggregator with the log of its messages in order, to and from it; and colluding trainers.
+def log_of(frames: Iterable[Frames]) -> Log:
+    """Return the messages of secure sums among the frames that an aggregator has sent and received, in order."""
+    log: Log = []
+    for one in frames:
+        packet = decode(one)
+        match packet.message:
+            case SumRequest():
+                trainer = packet.topic.removeprefix(INBOX).rstrip("/") if packet.topic.startswith(INBOX) else ""
+            case Result() | SumReply():
+                trainer = packet.message.trainer
+            case _:
+                continue
+        if isinstance(packet.message, Result) and packet.message.sum is not None:
+            masked = packet.arrays["masked"].astype("<i8", copy=False).tobytes()
+            log.append((trainer, MaskedInput(packet.message.sum, masked)))
+        if "parts" in packet.arrays:
+            log += [(trainer, part) for part in parts_from_bytes(packet.arrays["parts"].tobytes())]
+    return log
 
-    `colluders` has their secrets by the id of the sum and name. `learned` are all independent sums of answers of the
-    other trainers that follow.
+
+class Adversary:
+    """An aggregator with the log of its messages in order, to and from it; and the secrets of colluding trainers.
+
+    `learned` are all independent sums of answers of the other trainers that follow.
     """
 
-    def __init__(
-        self, log: Iterable[tuple[str, SumMessage]], colluders: Mapping[tuple[bytes, str], Secrets] | None = None
-    ) -> None:
-        self._colluders = colluders or {}
+    def __init__(self, log: Iterable[tuple[str, SumMessage]], colluders: Iterable[Secrets] = ()) -> None:
+        self._colluders = {transport_public(one.mask_secret): one for one in colluders}
         by_sum: dict[bytes, Log] = defaultdict(list)
         for trainer, message in log:
             by_sum[message.sum].append((trainer, message))
@@ -111,12 +132,12 @@ class Adversary:
         mask_secrets, self_masks = self._opened(cohort, dealers, seen)
         found, sent = [], defaultdict(list)
         for trainer, message in seen:
-            if not isinstance(message, MaskedInput) or (cohort.sum, trainer) in self._colluders:
-                continue
-            if message in sent[trainer]:
+            if not isinstance(message, MaskedInput) or message in sent[trainer]:
                 continue
             sent[trainer].append(message)
             place = names.index(trainer)
+            if cohort.members[place].mask_key in self._colluders:
+                continue
             value = np.frombuffer(message.values, "<u8").astype(np.uint64)
             number = len(sent[trainer])  # above 1: the masks are used again
             unknowns: dict[Unknown, int] = {("answer", question.question + b"%d" % number, trainer): 1}
@@ -142,7 +163,7 @@ class Adversary:
         of_mask, of_self = self._shares(cohort, dealers, seen)
         mask_secrets, self_masks = opened(of_mask, cohort.threshold), opened(of_self, cohort.threshold)
         for place, member in enumerate(cohort.members):
-            if (own := self._colluders.get((cohort.sum, member.identity.name))) is not None:
+            if (own := self._colluders.get(member.mask_key)) is not None:
                 mask_secrets[place], self_masks[place] = own.mask_secret, own.self_mask
             if place in mask_secrets:
                 assert transport_public(mask_secrets[place]) == member.mask_key
@@ -174,7 +195,7 @@ class Adversary:
     def _decrypted(self, cohort: Cohort, dealer: int, dealt: EncryptedShares) -> Iterator[tuple[int, bytes]]:
         """Yield each colluder with the pair of shares that it was dealt."""
         for holder, member in enumerate(cohort.members):
-            secrets = self._colluders.get((cohort.sum, member.identity.name))
+            secrets = self._colluders.get(member.mask_key)
             if secrets is not None and holder != dealer:
                 agreed = ciphers.agree(secrets.share_secret, cohort.members[dealer].share_key)
                 key = masks.share_key(agreed, cohort.sum, dealer, holder)

@@ -84,7 +84,7 @@ class Scene:
         self.aggregator = SumAggregator(self.name, threshold)
         self.frames: list[tuple[str, SumMessage]] = []  # from trainers, in order
         self.log: list[tuple[str, SumMessage]] = []  # to and from trainers, in order
-        self.secrets = {(self.sum_id, name): Secrets.of(one) for name, one in self.trainers.items()}
+        self.secrets = {name: Secrets.of(one) for name, one in self.trainers.items()}
         self.saved: list[Saved] = []  # by the aggregator
         self.entries: list[tuple[str, Entry]] = []  # saved by the trainers
         self.refused: list[str] = []

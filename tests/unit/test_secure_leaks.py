@@ -30,8 +30,7 @@ def verify_each_signature_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def adversary(*scenes: Scene, spies: Collection[str] = ()) -> Adversary:
     """What follows from every message of these sums, also from lost and late ones, and from the spies' secrets."""
     log = [one for each in scenes for one in each.log]
-    secrets = {key: one for each in scenes for key, one in each.secrets.items() if key[1] in spies}
-    return Adversary(log, secrets)
+    return Adversary(log, [one for each in scenes for name, one in each.secrets.items() if name in spies])
 
 
 def check_one_sum(found: Adversary, one: Scene, spies: Collection[str] = ()) -> None:
