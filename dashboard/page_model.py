@@ -218,7 +218,7 @@ def _of_best(name: str, row: RoundRecord) -> float | None:
 _COLUMNS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "rounds": {
         **_plain("round", "why", "invited", "results", "late", "rejected", "present", "bytes_up", "bytes_down"),
-        **_plain("saturated", "restarted"),
+        **_plain("saturated", "restarted", "secure"),
         **_rounded(_time, "published_at", "closed_at"),
         **_rounded(_figure, "round_s"),
         **{name: partial(_of_best, name) for name in (*_BEST, *_OF_HELD_OUT)},

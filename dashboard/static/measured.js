@@ -27,7 +27,8 @@ export function makeMeasured() {
     drawn = measured;
     $("measured").replaceChildren(figures(measured), ...confusion(measured.held_out.confusion ?? [], model.head.classes), ...sites(measured));
     const { rows, trainers } = measured.held_out;
-    setText($("measured-text"), `${count(rows)} rows of ${count(trainers)} trainers measured the model, and never trained it.`);
+    const secure = model.rounds.secure?.some(Boolean) ? ` Their figures are a secure sum of ${count(trainers)}: no trainer's own figures are known.` : "";
+    setText($("measured-text"), `${count(rows)} rows of ${count(trainers)} trainers measured the model, and never trained it.${secure}`);
   });
   return (next) => {
     [model, drawn] = [next, null];

@@ -17,7 +17,7 @@ export function makeRounds() {
     { name: "Closed", cell: timeCell("closed_at") },
     { name: "Why", cell: whyCell },
     { name: "Duration", number: true, cell: (at) => duration(get("round_s")(at)) },
-    { name: "Results", number: true, cell: (at) => `${count(get("results")(at))} of ${count(get("invited")(at))}` },
+    { name: "Results", number: true, cell: resultsCell },
     { name: "Late", number: true, cell: toneCell("late", "warn") },
     { name: "Rejected", number: true, cell: toneCell("rejected", "bad") },
     { name: "In", number: true, cell: (at) => bytes(get("bytes_up")(at)) },
@@ -38,6 +38,11 @@ export function makeRounds() {
       setAttr(cell, "title", at === null ? null : moment(at));
       return at === null ? NOTHING : time(at);
     };
+  }
+
+  function resultsCell(at) {
+    const results = count(get("results")(at));
+    return get("secure")(at) ? `secure sum of ${results}` : `${results} of ${count(get("invited")(at))}`;
   }
 
   function whyCell(at, cell) {

@@ -111,8 +111,9 @@ def _of_round(event: events.RoundClosed, metric: str) -> str:
         notes.append("the pool restarted at random: no better loss was found; the best model is kept")
     if event.saturated:
         notes.append(f"{event.saturated} losses saturate: they are too large for --score-bits")
+    what = f"secure sum of {event.results}" if event.secure else f"{event.results} results"
     return (
-        f"round {event.round:>3}  {figures}  {event.results} results of {event.invited or event.present} trainers  "
+        f"round {event.round:>3}  {figures}  {what} of {event.invited or event.present} trainers  "
         f"{event.round_s * 1000:.1f} ms{''.join(f'  ({note})' for note in notes)}"
     )
 

@@ -167,6 +167,7 @@ class RoundClosed(Event, frozen=True, kw_only=True, tag="round-closed"):
     saturated: int = 0  # losses in `results` that were clipped because they do not fit their units
     restarted: bool = False  # the round searched in a new random pool, because the one before found nothing better
     metrics: OwnMetrics | msgspec.UnsetType = msgspec.UNSET  # of the own code of trainers: the mean over their rows
+    secure: bool = False  # `results` are one secure sum of so many trainers; the answer of none is known
 
 
 class BestChanged(Event, frozen=True, kw_only=True, tag="best-changed"):

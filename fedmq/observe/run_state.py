@@ -88,6 +88,7 @@ class RoundRecord(msgspec.Struct, array_like=True):
     restarted: bool = False
     metrics: OwnMetrics = {}  # of the own code of trainers: the mean over their rows
     touched: int = 0
+    secure: bool = False  # `results` are one secure sum
 
 
 class WorkRecord(msgspec.Struct, array_like=True):
@@ -229,6 +230,7 @@ class RunState(msgspec.Struct):
         one.late, one.rejected, one.present, one.best = event.late, event.rejected, event.present, event.best
         one.bytes_up, one.bytes_down, one.touched = event.bytes_up, event.bytes_down, self.seq
         one.saturated, one.restarted, one.metrics = event.saturated, event.restarted, event.metrics or {}
+        one.secure = event.secure
         self.train_s += event.round_s
         self.bytes_up += event.bytes_up
         self.bytes_down += event.bytes_down

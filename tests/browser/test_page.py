@@ -344,6 +344,21 @@ def test_figures_on_held_out_rows_and_findings_are_shown(open_page: Open, addres
     assert [(one["id"], one["help"]) for one in violations if one["impact"] in ("serious", "critical")] == []
 
 
+def test_secure_sums_are_shown_in_place_of_single_figures(open_page: Open, address: str) -> None:
+    held_out = Metrics(rows=90, trainers=3, accuracy=0.96)
+    state = of_values(0.9)
+    close = events.RoundClosed(round=2, why="complete", results=3, round_s=0.5, present=3, best=None, secure=True)
+    state.apply(1005.0, close)
+    state.apply(1005.0, events.ModelMeasured(round=2, measured=Measured(held_out=held_out)))
+    page = open_page(address)
+    serve(page, (state, Origin(connected=False, source="folder", folder="runs/night")))
+    rounds = page.get_by_role("table", name="Rounds, the newest first")
+    expect(rounds.get_by_role("cell", name="secure sum of 3")).to_be_visible()
+    card = page.get_by_role("region", name="Held-out rows", exact=True)
+    expect(card).to_contain_text("a secure sum of 3: no trainer's own figures are known")
+    expect(card.get_by_role("table", name="Figures of each trainer")).to_have_count(0)
+
+
 def test_run_without_held_out_rows_has_no_card_about_them(open_page: Open, address: str) -> None:
     page = open_page(address)
     until_rounds(page, 1)

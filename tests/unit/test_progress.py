@@ -55,6 +55,10 @@ TOLD = [
         "round   7  100% right of 50% of the rows  fitness best -0.2500 mean -0.5000  2 results of 3 trainers  "
         "12.5 ms  (deadline)",
     ),
+    (
+        replace(closed(7), results=3, secure=True),
+        "round   7  75% right  fitness best -0.2500 mean -0.5000  secure sum of 3 of 3 trainers  12.5 ms",
+    ),
     (closed(7, None), "round   7  nothing scored yet  2 results of 3 trainers  12.5 ms"),
 ]
 UNTOLD: list[events.AnyEvent] = [
