@@ -1,6 +1,7 @@
-"""What a trainer has sent in secure sums: a question is answered once, and a repeated request gets the same bytes.
+"""What a trainer has sent in secure sums of one run: a question is answered once, in sums that go forward.
 
-An entry has no secret: its bytes have gone to the aggregator. Keys and received shares are in memory only.
+An entry has no secret: its bytes have gone to the aggregator. Keys and received shares are in memory only. Only the
+last entry is repeated; of all others the questions count whose sums this trainer has helped to open.
 """
 
 from __future__ import annotations
@@ -21,63 +22,65 @@ from fedmq.secure_sums.messages import (
     Survivors,
 )
 
+QUESTIONS_MAX = 100_000  # that a trainer helps to open in one run
+
 
 class Entry(msgspec.Struct, frozen=True):
-    """One question, the last sum in which the trainer answered it, and its messages there.
-
-    It is on disk before they are sent.
-    """
+    """The messages of a trainer in one sum. It is on disk before they are sent."""
 
     question: Digest
     sum: Digest
     order: tuple[int, int]  # of the sum
-    answer: MaskedInput
+    answer: MaskedInput | None = None  # None: that of the entry before
     survivors: bytes = b""  # the list that it signed
     signature: ListSignature | None = None
     shares: RevealedShares | None = None  # the question is spent
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether a power cut must not lose it. Without secrets, no trainer signs another list of the same sum."""
+        return self.signature is None or self.shares is not None
+
 
 class Ledger:
-    """The entries of one trainer, the last for each question; a journal of all is read in its order."""
+    """The spent questions of a run, and the last entry: the others are replaced by it."""
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self._entries: dict[bytes, Entry] = {}  # by question
-        self._questions: dict[bytes, bytes] = {}  # by sum
+    def __init__(self, entries: Iterable[Entry] = (), spent: Iterable[bytes] = ()) -> None:
+        self.spent = set(spent)
+        self.last: Entry | None = None
         for entry in entries:
             self.record(entry)
 
     def of_sum(self, sum_id: bytes) -> Entry | None:
-        """Return the entry of the question that this sum asks, or None if a later sum asks it, too."""
-        question = self._questions.get(sum_id)
-        return None if question is None else self._entries[question]
+        """Return the entry of a sum, or None if the trainer has not answered in it, or in a later one, too."""
+        return self.last if self.last is not None and self.last.sum == sum_id else None
 
-    def check(self, question: bytes, order: tuple[int, int], questions_max: int | None) -> None:
+    def check(self, question: bytes, order: tuple[int, int]) -> None:
         """Check that the trainer may answer this question in a sum of this order.
 
-        Sums that ask one question go forward only. So the honest members that open one are missing in all later ones,
-        and the totals of two sums differ by them.
+        Sums of a run go forward only. So the honest members that open a sum are missing in all later ones that ask the
+        same question, and the totals of the two differ by them.
 
         Raises:
-            PolicyRefused: the question is spent, was answered in a later sum, or is one too many.
+            PolicyRefused: the question is spent, or one too many, or the sum is not later than the last one.
         """
-        entry = self._entries.get(question)
-        if entry is None and questions_max is not None and len(self._entries) >= questions_max:
-            raise PolicyRefused(f"secure sum: expected at most {questions_max} questions, got another one")
-        if entry is not None and entry.shares is not None:
+        if question in self.spent:
             raise PolicyRefused(
                 "secure sum: expected a new question, got one whose masks this trainer has helped to open"
             )
-        if entry is not None and entry.order >= order:
+        if self.last is not None and order <= self.last.order:
             raise PolicyRefused("secure sum: expected a question in a later sum than before, got it in an earlier one")
+        if len(self.spent) >= QUESTIONS_MAX:
+            raise PolicyRefused(f"secure sum: expected at most {QUESTIONS_MAX} questions of a run, got another one")
 
     def record(self, entry: Entry) -> Entry:
-        """Replace the entry of its question, and return it to be saved. An earlier sum of that question ends here."""
-        old = self._entries.get(entry.question)
-        if old is not None:
-            del self._questions[old.sum]
-        self._entries[entry.question] = entry
-        self._questions[entry.sum] = entry.question
-        return entry
+        """Replace the last entry; return what is to be saved. The sum of the entry before ends here for the trainer."""
+        if entry.answer is None and (last := self.of_sum(entry.sum)) is not None:
+            entry = msgspec.structs.replace(entry, answer=last.answer)
+        self.last = entry
+        if entry.shares is not None:
+            self.spent.add(entry.question)
+        return entry if entry.signature is None else msgspec.structs.replace(entry, answer=None)
 
     def reply(self, request: Opening | Survivors | SignedSurvivors) -> FromTrainer | None:
         """Return what the trainer has sent to the same request before, or None."""

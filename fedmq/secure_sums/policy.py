@@ -29,14 +29,13 @@ class SumPolicy:
     """What a site demands.
 
     `colluders` is the f that a cohort has to withstand; None: that of the default threshold. `peers` are the
-    fingerprints of the members that the site knows; None: it accepts those that the aggregator names.
-    `questions_max` bounds the different questions of a ledger; None: the site's other limits do.
+    fingerprints of the members that the site knows, its own among them; None: it accepts those that the aggregator
+    names.
     """
 
     members_min: int = 3
     colluders: int | None = None
     peers: frozenset[str] | None = None
-    questions_max: int | None = None
 
     def check(self, cohort: Cohort) -> None:
         """Check the size, the threshold and the members of a cohort.

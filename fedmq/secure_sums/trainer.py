@@ -6,6 +6,8 @@
     sign        -> ListSignature    saved first; of one list only
     reveal      -> RevealedShares   saved first; after t signatures of that list; then every secret is dropped
 
+An answer in a later sum of the run ends all earlier ones.
+
 The same request again gets the same message, without a save. Any other repetition is refused.
 """
 
@@ -18,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.errors import ProtocolError, Rejected
+from fedmq.errors import PolicyRefused, ProtocolError, Rejected
 from fedmq.secure_sums import masks, shamir
 from fedmq.secure_sums.ledger import Entry, Ledger
 from fedmq.secure_sums.masks import SumName
@@ -54,7 +56,7 @@ class SumTrainer:
     """One trainer in one sum. Its secrets are made here and live as long as it does.
 
     Every method raises Rejected for a request that no honest aggregator makes, and PolicyRefused for one that the
-    site does not permit; then nothing has changed. `draw` returns random bytes: only tests replace it.
+    site does not permit, or with shares that their dealer has made wrongly; then nothing has changed. `draw` returns random bytes: only tests replace it.
     """
 
     def __init__(
@@ -83,8 +85,9 @@ class SumTrainer:
             if cohort != self._cohort:
                 raise Rejected("duplicate", "expected one cohort for a sum, got another")
             return self._dealt
+        place = self._place_in(cohort)
         self._policy.check(cohort)
-        place = self._check_members(cohort)
+        self._check_members(cohort)
         agreed, seeds = self._agree(cohort, place)
         size = len(cohort.members)
         of_mask = shamir.deal(self._mask_secret, cohort.threshold, size, self._draw)
@@ -110,7 +113,7 @@ class SumTrainer:
         dealers = self._members(opening.dealers)
         if len(opening.shares) != len(dealers) - 1:
             raise Rejected("values", f"expected shares of {len(dealers) - 1} dealers, got {len(opening.shares)}")
-        self._ledger.check(opening.question, self._order, self._policy.questions_max)
+        self._ledger.check(opening.question, self._order)
         if values.dtype != np.int64 or values.shape != (opening.length,):
             raise ProtocolError(f"expected {opening.length} values of int64, got {values.dtype} of {values.shape}")
         others = [index for index in dealers if index != self._place]
@@ -185,8 +188,14 @@ class SumTrainer:
         if sum_id != self.sum_id:
             raise Rejected("round", "expected a message of this sum, got one of another")
 
-    def _check_members(self, cohort: Cohort) -> int:
-        """Check names, keys and signatures; return this trainer's index."""
+    def _place_in(self, cohort: Cohort) -> int:
+        own = Member(self._identity.public, self._keys.share_key, self._keys.mask_key, self._keys.signature)
+        if own not in cohort.members:
+            raise Rejected("uninvited", "expected a cohort with this trainer's keys of this sum, got one without")
+        return cohort.members.index(own)
+
+    def _check_members(self, cohort: Cohort) -> None:
+        """Check names, keys and signatures."""
         members = cohort.members
         keys = {key for one in members for key in (one.share_key, one.mask_key, one.identity.signing)}
         if len(keys) < 3 * len(members) or len({one.identity.name for one in members}) < len(members):
@@ -194,10 +203,6 @@ class SumTrainer:
         for one in members:
             if not one.identity.verifies(one.signature, keys_text(self.sum_id, one.share_key, one.mask_key)):
                 raise Rejected("signature", f"expected keys that {one.identity.name} has signed for this sum")
-        own = Member(self._identity.public, self._keys.share_key, self._keys.mask_key, self._keys.signature)
-        if own not in members:
-            raise Rejected("uninvited", "expected a cohort with this trainer's keys of this sum, got one without")
-        return members.index(own)
 
     def _members(self, bitmap: bytes) -> tuple[int, ...]:
         """Return the members of a list that has at least `threshold`, this trainer among them."""
@@ -236,5 +241,8 @@ class SumTrainer:
         pair = ciphers.decrypt(key, encrypted, self._cohort.digest)
         if pair is None:
             name = self._cohort.members[dealer].identity.name
-            raise Rejected("signature", f"expected shares that {name} has encrypted for this trainer and cohort")
+            raise PolicyRefused(
+                f"secure sum: expected shares that {name} has encrypted for this trainer and cohort, got others: "
+                f"ban {name}"
+            )
         return pair

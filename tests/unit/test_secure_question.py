@@ -63,7 +63,7 @@ def test_vector_of_a_total_is_the_total_of_vectors() -> None:
     bounds = answer_of(Slopes(pairs=4), LINEAR, {"weights": (4, LINEAR.model.num_parameters)})
     draws = np.random.default_rng(0)
     answers = [
-        {name: draws.integers(-9, 9, one.shape) for name, one in reversed(bounds.items())} for _ in range(3)
+        {name: draws.integers(-9, 9, one.shape) for name, one in reversed(list(bounds.items()))} for _ in range(3)
     ]  # the order of a learner's arrays does not matter
     vectors = [flat(bounds, one) for one in answers]
     assert vectors[0].shape == (length_of(bounds),) == (2 * 4 + 2 + 2,)
