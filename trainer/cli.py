@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from fedmq.security.keyring import Credentials
     from fedmq.trainer.budget import Budget
     from fedmq.trainer.code_policy import CodePolicy
+    from fedmq.trainer.machine import SumIdentity
     from fedmq.trainer.questions import Questions
+    from fedmq.trainer.secure_answers import SecureAnswers
     from fedmq.trainer.session import Session
     from fedmq.trainer.site_policy import SitePolicy
     from fedmq.trainer.spool import FileSpool
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 ROWS_FEW = 10  # scores over fewer rows reveal their labels; see docs/privacy.md
 FRACTION_BITS_MAX = 30  # as in `fedmq.protocol.messages`, which would load numpy for `--help`
 WORK_SECONDS_MAX = 3600  # as in `fedmq.algorithms.base`
+MEMBERS_MIN, MEMBERS_MAX = 3, 1000  # of a secure sum, as in `fedmq.secure_sums`
 
 DAY_S = 86_400
 EVALUATION = "evaluation"  # the queries by which algorithms of others score candidates
@@ -67,6 +70,16 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
 def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, ...]:
     """Return the names in a list that is separated by commas."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _fingerprints(ctx: click.Context, param: click.Parameter, text: str | None) -> frozenset[str] | None:
+    """Return the fingerprints in a list that is separated by commas; None without one."""
+    from fedmq.security.keys import FINGERPRINT_PATTERN
+
+    found = _names(ctx, param, text)
+    if wrong := [one for one in found if not re.fullmatch(FINGERPRINT_PATTERN, one)]:
+        raise click.BadParameter(f"expected fingerprints such as k7fq-2mzt-x4wd-hb3p, got {wrong[0]!r:.40}", ctx, param)
+    return None if text is None else frozenset(found)
 
 
 @click.group(invoke_without_command=True)
@@ -160,6 +173,25 @@ def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tu
     is_flag=True,
     help="Do not let a run show how well its model does on these rows alone, held-out ones.",
 )
+@option(
+    "--require-secure",
+    is_flag=True,
+    help="Answer only in secure sums, of which the aggregator learns the total; decline other runs. Needs --keys.",
+)
+@option(
+    "--min-members",
+    type=click.IntRange(MEMBERS_MIN, MEMBERS_MAX),
+    default=MEMBERS_MIN,
+    metavar="N",
+    help="Take part in secure sums of at least N trainers.",
+)
+@option(
+    "--peers",
+    callback=_fingerprints,
+    metavar="A,B",
+    help="Take part in secure sums only with trainers whose keys have these fingerprints, see fedmq keys ls. "
+    "[default: those that the aggregator names]",
+)
 @option("--show-policy", is_flag=True, help="Print what this site permits, and exit.")
 @option(
     "--work-seconds-max",
@@ -219,6 +251,9 @@ def trainer(
     allow_algorithms: tuple[str, ...],
     allow_columns: tuple[str, ...],
     no_site_figures: bool,
+    require_secure: bool,
+    min_members: int,
+    peers: frozenset[str] | None,
     show_policy: bool,
     work_seconds_max: float,
     memory_max: int | None,
@@ -261,6 +296,11 @@ def trainer(
                 "candidates of a run": max_evaluations,
             },
             site_figures=not no_site_figures,
+            secure={
+                "answers": "secure sums only" if require_secure else "plain and secure sums",
+                "trainers of a secure sum": f"at least {min_members}",
+                "keys of its trainers": "any" if peers is None else ", ".join(sorted(peers)),
+            },
         )
         return
     if data is None:
@@ -283,6 +323,7 @@ def trainer(
     from fedmq.transport.zeromq.edge import keys_of
 
     address, credentials = find_broker(broker, keys, "trainer")
+    _check_keys(credentials, {"--require-secure": require_secure, "--peers": peers is not None})
     name = _name(name, credentials)
     rows = RowsSource(data, lambda count: _check_count(name, count, min_rows), holdout_data)
     signing = None if credentials is None else TrainerSigning(credentials)
@@ -290,8 +331,7 @@ def trainer(
     if policy.allowed or (policy.own is not None and policy.own.code is not None):
         _check_private({"--keys": keys, "--state": state, "--data": next(iter(files_of(data)), None)})
     link, clock = TrainerSockets(address, name, credentials), SystemClock()
-    pinned = "" if credentials is None else credentials.federation.aggregator.fingerprint
-    spool = None if state is None else FileSpool(state / name, pinned)
+    spool = None if state is None else FileSpool(state / name, _pinned(credentials))
 
     def read_keys() -> NewKeys:
         found, again = find_broker(broker, keys, "trainer")
@@ -300,7 +340,7 @@ def trainer(
         _name(name, again)
         signing.use(again)
         link.move(found, keys_of(again))
-        return NewKeys(found, again.federation.aggregator.fingerprint)
+        return NewKeys(found, again.federation.aggregator.fingerprint, _member(again))
 
     service = Trainer(
         link,
@@ -314,6 +354,7 @@ def trainer(
             labels,
             work_seconds_max,
             site_figures=not no_site_figures,
+            secure=_secure(spool, credentials, min_members, peers, required=require_secure),
         ),
         ThreadWorker(
             on_rows(
@@ -334,7 +375,7 @@ def trainer(
         clock=clock,
         broker=address,
         connect_timeout_s=connect_timeout,
-        spool=spool or MemorySpool(pinned),
+        spool=spool or MemorySpool(_pinned(credentials)),
         signing=signing,
         usage=usage_of_process,
         rows_of=rows.count,
@@ -361,6 +402,12 @@ def _name(given: str | None, credentials: Credentials | None) -> str:
     return name
 
 
+def _check_keys(credentials: Credentials | None, needs: Mapping[str, bool]) -> None:
+    """Check that there are keys if an option needs them."""
+    if credentials is None and (given := [name for name, is_given in needs.items() if is_given]):
+        raise BadConfiguration(f"{given[0]}: expected keys, got none: give --keys, see fedmq trainer join")
+
+
 def _session(
     name: str,
     count: int,
@@ -372,6 +419,7 @@ def _session(
     work_seconds_max: float,
     *,
     site_figures: bool,
+    secure: SecureAnswers | None = None,
 ) -> Session:
     """Return a session that continues from the spool."""
     from fedmq import __version__
@@ -397,7 +445,35 @@ def _session(
         labels=label_names,
         work_seconds_max=work_seconds_max,
         site_figures=site_figures,
+        secure=secure,
     )
+
+
+def _pinned(credentials: Credentials | None) -> str:
+    """Return the fingerprint of the aggregator's key, "" without keys."""
+    return "" if credentials is None else credentials.federation.aggregator.fingerprint
+
+
+def _member(credentials: Credentials) -> SumIdentity:
+    from fedmq.trainer.machine import SumIdentity
+
+    return SumIdentity(credentials.federation.id, credentials.identity)
+
+
+def _secure(
+    spool: FileSpool | None,
+    credentials: Credentials | None,
+    members_min: int,
+    peers: frozenset[str] | None,
+    *,
+    required: bool,
+) -> SecureAnswers:
+    """Return the secure sums of this trainer, with the ledgers of the spool."""
+    from fedmq.secure_sums.policy import SumPolicy
+    from fedmq.trainer.secure_answers import SecureAnswers
+
+    member, ledgers = None if credentials is None else _member(credentials), () if spool is None else spool.ledgers()
+    return SecureAnswers(member, SumPolicy(members_min, peers=peers), required=required, ledgers=ledgers)
 
 
 def _budget(spool: FileSpool | None, cap: int | None) -> Budget:
@@ -435,13 +511,17 @@ def _site_policy(
     return SitePolicy(min_rows or 1, min_cell or 1, parameters_per_row_max, algorithms, columns)
 
 
-def _show_policy(policy: SitePolicy, caps: Mapping[str, int | None], *, site_figures: bool) -> None:
+def _show_policy(
+    policy: SitePolicy, caps: Mapping[str, int | None], *, site_figures: bool, secure: Mapping[str, str]
+) -> None:
     """Print what a site permits."""
     for text in policy.lines():
         echo_if_read(text)
     for what, cap in caps.items():
         echo_if_read(f"{what:27}  {'any number' if cap is None else f'at most {cap}'}")
     echo_if_read(f"{'figures of these rows alone':27}  {'shown' if site_figures else 'not shown'}")
+    for what, setting in secure.items():
+        echo_if_read(f"{what:27}  {setting}")
 
 
 def _limits(memory_mib: int | None, seconds: float) -> WorkLimits:

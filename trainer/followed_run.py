@@ -7,6 +7,7 @@ from fedmq.protocol.messages import Round
 from fedmq.trainer.decline import Decline
 from fedmq.trainer.machine import PendingResult
 from fedmq.trainer.publications import Chain
+from fedmq.trainer.secure_answers import AskedSum
 
 SILENT_S = 5.0  # without a message, then a run may be replaced; an aggregator sends four beacons a second
 PENDING_SILENT_S = 60.0  # the same for a run with a pending result: enough to restart an aggregator
@@ -15,12 +16,17 @@ RESEND_S = 0.5  # until a result is sent again, at first
 
 @dataclass
 class Delivery:
-    """A pending result and its retransmission state."""
+    """A pending result and its retransmission state; a masked one is sent when its sum is opened, and then again."""
 
     result: PendingResult
     attempt: int = 0
     send_at: float = 0.0
     backoff_s: float = RESEND_S
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether it is for a secure sum."""
+        return bool(self.result.question)
 
 
 @dataclass
@@ -31,6 +37,8 @@ class FollowedRun:
     round: int = 0  # the newest received,
     round_term: int = 0  # and the term that published it
     uninvited: bool = False  # that round asks other trainers
+    sum: int = 0  # number of the newest secure sum of that round,
+    asked: AskedSum | None = None  # and what it asks of this trainer
     index: int | None = None  # on the roster; None: OFFERED
     hello_at: float = 0.0  # earliest time of the next Hello
     spread_s: float = 0.0  # over which returning trainers spread their messages

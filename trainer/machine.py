@@ -9,11 +9,20 @@ import msgspec
 from fedmq.errors import BadData
 from fedmq.protocol.codec import Array, Packet
 from fedmq.protocol.messages import FromTrainer, Result
+from fedmq.secure_sums.ledger import Entry
+from fedmq.security.keys import Identity
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.control_sums import ControlSum
 from fedmq.trainer.high_water_marks import HighWaterMark
 from fedmq.trainer.questions import Answered
 from fedmq.transport.link import LinkInput, StopRequested, Tick
+
+
+class SumIdentity(NamedTuple):
+    """The federation's id, and this trainer's keys in it."""
+
+    federation: bytes
+    identity: Identity
 
 
 class WorkDone(NamedTuple):
@@ -59,8 +68,20 @@ class AggregatorReplaced(NamedTuple):
     """The keys were read again, and the aggregator's is another one."""
 
 
+class KeysRead(NamedTuple):
+    """The keys were read again: those with which the trainer takes part in secure sums."""
+
+    member: SumIdentity
+
+
+class LedgerFailed(NamedTuple):
+    """The ledger of a run's secure sums cannot be written, so nothing of its last entry was sent."""
+
+    run: str
+
+
 FromWorker = WorkDone | WorkFailed | WorkerBlocked | WorkerUnblocked
-Input = LinkInput | FromWorker | RowsRead | AggregatorReplaced | Tick | StopRequested
+Input = LinkInput | FromWorker | RowsRead | AggregatorReplaced | KeysRead | LedgerFailed | Tick | StopRequested
 
 
 class Outgoing(NamedTuple):
@@ -97,11 +118,12 @@ class PendingResult(NamedTuple):
     memory: int = 0
     site_figures: bool = False
     metrics: Mapping[str, float] = {}
+    question: bytes = b""  # of a secure sum: only its masked answer is sent
 
     def result(self, trainer: str, term: int, attempt: int = 1) -> Result:
         """Return the message without its arrays, for the given term and attempt."""
         fields = self._asdict()
-        del fields["arrays"], fields["term"]
+        del fields["arrays"], fields["term"], fields["question"]
         fields["metrics"] = fields["metrics"] or msgspec.UNSET
         return Result(trainer=trainer, term=term, attempt=attempt, **fields)
 
@@ -110,14 +132,16 @@ class PendingResult(NamedTuple):
 class Output:
     """What a step asks for, to be done in the order of the fields.
 
-    `marks`, `spends`, `answered` and `keeps` are on disk before the first of `sends` leaves: the aggregator may commit
-    a result as soon as it has it. A result that is acknowledged is in one of `controls` before it is one of `drops`.
+    `marks`, `spends`, `answered`, `keeps` and `entries` are on disk before the first of `sends` leaves: the aggregator
+    may commit a result as soon as it has it. What belongs to an entry that cannot be stored is not sent. A result that
+    is acknowledged is in one of `controls` before it is one of `drops`.
     """
 
     marks: list[HighWaterMark] = field(default_factory=list)
     spends: list[Spent] = field(default_factory=list)
     answered: Answered | None = None  # the counts of answered rounds
     keeps: list[PendingResult] = field(default_factory=list)
+    entries: list[tuple[str, Entry | None]] = field(default_factory=list)  # of ledgers, by run; None: delete it
     controls: list[ControlSum] = field(default_factory=list)
     drops: list[tuple[str, int]] = field(default_factory=list)  # pending results to delete: run and round
     cancel: bool = False  # the worker's current work

@@ -14,9 +14,12 @@ from fedmq.security.signing import NoSigning, Signing
 from fedmq.trainer.machine import (
     AggregatorReplaced,
     Input,
+    KeysRead,
+    LedgerFailed,
     Notice,
     Output,
     RowsRead,
+    SumIdentity,
     WorkDone,
     WorkerBlocked,
     WorkerUnblocked,
@@ -45,10 +48,14 @@ def usage_of_process() -> tuple[float, int]:
 
 
 class NewKeys(NamedTuple):
-    """Facts from keys that were read again: the broker's address, and the fingerprint of the aggregator's key."""
+    """Facts from keys that were read again.
+
+    They are the broker's address, the fingerprint of the aggregator's key, and this trainer's keys.
+    """
 
     broker: str
     aggregator: str
+    member: SumIdentity
 
 
 class Trainer:
@@ -111,6 +118,7 @@ class Trainer:
                 if new.aggregator != self._spool.key:
                     self._spool.key = new.aggregator
                     self._take(AggregatorReplaced())
+                self._take(KeysRead(new.member))
         self._worker.refresh()
 
     def step(self) -> None:
@@ -151,16 +159,19 @@ class Trainer:
         output = self.session.step(event, self._clock.now())
         for notice in output.notices:
             self._log(notice)
-        self._store(output)
+        failed = self._store(output)
         if output.cancel:
             self._worker.cancel()
         if output.start is not None:
             self._worker.start(output.start)
-        for outgoing in output.sends:
-            self._link.send(encode(outgoing.topic, outgoing.message, outgoing.arrays, sign=self._signing.sign))
+        for topic, message, arrays in output.sends:
+            if message.run not in failed:
+                self._link.send(encode(topic, message, arrays, sign=self._signing.sign))
+        for run in failed:
+            self._take(LedgerFailed(run))
 
-    def _store(self, output: Output) -> None:
-        """Bring to disk what must be there before anything is sent."""
+    def _store(self, output: Output) -> set[str]:
+        """Bring to disk what must be there before anything is sent; return the runs whose ledgers cannot be written."""
         for mark in output.marks:
             self._spool.mark(mark)
         for spent in output.spends:
@@ -169,10 +180,12 @@ class Trainer:
             self._spool.answer(output.answered)
         for result in output.keeps:
             self._spool.keep(result, self.session.name)
+        failed = {run for run, entry in output.entries if not self._spool.record(run, entry)}
         for control in output.controls:
             self._spool.carry(control)
         for run, number in output.drops:
             self._spool.drop(run, number)
+        return failed
 
     def _log(self, notice: Notice) -> None:
         level = logging.WARNING if notice.warning else logging.INFO

@@ -26,6 +26,10 @@ No message ends a trainer: only its operator does.
 Messages of a lower term than the highest one seen come from an outdated aggregator and are ignored. A result is saved
 before it is sent. Only the newest pending result of a run is sent, so at most one of each run is in flight.
 
+In a run with secure sums (decision 37), a round names its sum. The result is pending as usual, but only its masked form
+is sent, once the aggregator has opened the sum, and again when it repeats that. Keys for the next sum go with it.
+Signatures, shares and the cohort of the next sum are answered as they come, the cohort after what is urgent.
+
 A trainer follows `RUNS_MAX` runs. Another run replaces the one with the oldest message, provided that one is silent;
 until then it is ignored. The run that is worked on is never replaced, and a run with a pending result only after a
 long silence; that result is dropped, and its round may be worked on again. Two kinds of runs are replaced at once:
@@ -34,19 +38,31 @@ declined ones, and those of which only a round kept by the broker is known.
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, assert_never, get_args
 
+import msgspec
 import numpy as np
 
 from fedmq.algorithms.base import CONTROL, WORK_SECONDS_MAX
-from fedmq.errors import BadData, FedmqError, LimitExceeded, Rejected, RejectReason, named
+from fedmq.errors import (
+    BadData,
+    FedmqError,
+    LimitExceeded,
+    PolicyRefused,
+    QueryRefused,
+    Rejected,
+    RejectReason,
+    named,
+)
 from fedmq.protocol import topics
-from fedmq.protocol.codec import Array, Packet, model_digest_of
+from fedmq.protocol.codec import MASKED, PARTS, Array, Packet, model_digest_of
 from fedmq.protocol.fixed_point import FRACTION_BITS, quantize
 from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
+    SECURE_VERSION,
     Accepted,
     Beacon,
     Finished,
@@ -56,12 +72,26 @@ from fedmq.protocol.messages import (
     Hello,
     Refused,
     Round,
+    SumReply,
     SumRequest,
     Welcome,
     has_bit,
 )
 from fedmq.runtime.clock import earliest
-from fedmq.trainer.budget import Budget, Cost, cost_of
+from fedmq.secure_sums import trainer as sums
+from fedmq.secure_sums.ledger import Entry
+from fedmq.secure_sums.messages import (
+    Cohort,
+    MaskedInput,
+    Opening,
+    SignedSurvivors,
+    Survivors,
+    parts_from_bytes,
+    parts_to_bytes,
+)
+from fedmq.secure_sums.messages import FromTrainer as SumMessage
+from fedmq.secure_sums.question import question_of
+from fedmq.trainer.budget import Budget, Cost, cost_of, shapes_of
 from fedmq.trainer.control_sums import OWN_CONTROL, ControlSum
 from fedmq.trainer.decline import Decline, decline_of
 from fedmq.trainer.followed_run import RESEND_S, SILENT_S, Delivery, FollowedRun
@@ -70,6 +100,8 @@ from fedmq.trainer.machine import (
     AggregatorReplaced,
     FromWorker,
     Input,
+    KeysRead,
+    LedgerFailed,
     Notice,
     Outgoing,
     Output,
@@ -82,6 +114,7 @@ from fedmq.trainer.machine import (
 )
 from fedmq.trainer.publications import BaseMissing, chain_after
 from fedmq.trainer.questions import Questions
+from fedmq.trainer.secure_answers import DAMAGED, SecureAnswers
 from fedmq.transport.link import (
     BrokerConnected,
     BrokerDisconnected,
@@ -112,6 +145,7 @@ class Assigned(NamedTuple):
     round: int
     model_digest: bytes
     cost: Cost
+    question: bytes  # of a secure sum; b"": the answer is sent plainly
 
 
 class Session:
@@ -138,11 +172,12 @@ class Session:
         labels: tuple[str, ...] = (),
         work_seconds_max: float = WORK_SECONDS_MAX,
         site_figures: bool = True,
+        secure: SecureAnswers | None = None,
     ) -> None:
         self.name, self.num_examples, self.version, self.fraction_bits = name, num_examples, version, fraction_bits
         self.labels, self.work_seconds_max, self.site_figures = labels, work_seconds_max, site_figures
         self.budget, self.marks = budget or Budget(), marks or HighWaterMarks()
-        self.questions = questions or Questions()
+        self.questions, self.secure = questions or Questions(), secure or SecureAnswers()
         self._controls = {one.run: one for one in controls}  # the one with the oldest change first
         self.done = False
         self.runs: OrderedDict[str, FollowedRun] = OrderedDict()  # the one with the oldest message first
@@ -152,6 +187,7 @@ class Session:
         self.rejections: dict[str, int] = {}
         self.refusals: dict[str, int] = {}
         self._next: OrderedDict[str, Assigned] = OrderedDict()  # the newest round of each run, waiting for the worker
+        self._cohorts: dict[str, Cohort] = {}  # of runs, to deal for
         self._jitter = jitter
         self._connected = False
         self._stop_by: float | None = None
@@ -169,7 +205,8 @@ class Session:
         if not self._connected:
             return earliest(self._stop_by, work_by)
         newest = (followed.pending[max(followed.pending)] for followed in self.runs.values() if followed.pending)
-        return earliest(self._stop_by, work_by, *(delivery.send_at for delivery in newest))
+        sends = (delivery.send_at for delivery in newest if not delivery.is_masked)
+        return earliest(self._stop_by, work_by, 0.0 if self._cohorts else None, *sends)
 
     @property
     def working(self) -> tuple[str, int] | None:
@@ -194,8 +231,10 @@ class Session:
     def step(self, event: Input, now: float) -> Output:
         """Process one input; return what to do."""
         self._output = Output()
+        cohorts, self._cohorts = self._cohorts, {}  # those of this input wait, so that what it asks for leaves first
         self._apply(event, now)
         if not self.done:
+            self._deal(cohorts)
             self._check_work_time(now)
             self._resend(now)
             self._start_or_end(now)
@@ -211,10 +250,8 @@ class Session:
                 self._on_connection(event, now)
             case WorkDone() | WorkFailed() | WorkerBlocked() | WorkerUnblocked():
                 self._on_worker(event, now)
-            case RowsRead():
-                self._on_rows_read(event, now)
-            case AggregatorReplaced():
-                self._on_aggregator_replaced(now)
+            case RowsRead() | AggregatorReplaced() | KeysRead() | LedgerFailed():
+                self._on_site(event, now)
             case StopRequested():
                 self._on_stop(now)
             case Tick():
@@ -222,26 +259,45 @@ class Session:
             case _:
                 assert_never(event)
 
+    def _on_site(self, event: RowsRead | AggregatorReplaced | KeysRead | LedgerFailed, now: float) -> None:
+        match event:
+            case RowsRead():
+                self._on_rows_read(event, now)
+            case AggregatorReplaced():
+                self._on_aggregator_replaced(now)
+            case KeysRead():
+                self.secure.use(event.member)
+            case LedgerFailed():
+                self._on_ledger_failed(event)
+
     # --- messages -----------------------------------------------------------------------------------------------
 
     def _on_message(self, packet: Packet, now: float) -> None:
         message = packet.message
-        if not isinstance(message, FromAggregator) or isinstance(message, SumRequest):
+        if not isinstance(message, FromAggregator):
             return
         followed = self._follow(message, now)
         if followed is None:
             return
         kept_by_broker = isinstance(message, Round) and packet.topic == topics.inbox_of(self.name)
         followed.live = followed.live or not kept_by_broker
-        if isinstance(message, Welcome | Accepted | Refused) and message.trainer != self.name:
-            return
         match message:
             case Round():
                 self._on_round(packet, message, followed, now)
+            case SumRequest():
+                self._on_sum_request(packet, message, followed)
             case Beacon():
                 self._on_beacon(message, followed, now)
             case Finished():
                 self._on_finished(message, followed)
+            case Welcome() | Accepted() | Refused():
+                if message.trainer == self.name:
+                    self._on_reply(message, followed, now)
+            case _:
+                assert_never(message)
+
+    def _on_reply(self, message: Welcome | Accepted | Refused, followed: FollowedRun, now: float) -> None:
+        match message:
             case Welcome():
                 followed.index = message.index
                 self._output.notices.append(Notice(f"takes part in run {message.run}", message.run))
@@ -249,8 +305,6 @@ class Session:
                 self._acknowledged(message.run, followed, message.round)
             case Refused():
                 self._on_refused(message, followed, now)
-            case _:
-                assert_never(message)
 
     def _new_run(self, run: str) -> FollowedRun:
         """Return the state of a run that is not followed, from its high-water mark."""
@@ -284,7 +338,7 @@ class Session:
         if term > followed.term:
             self._output.marks += self.marks.reached(run, term)
             pause_s = self._pause_s(followed)
-            followed.term, followed.index, followed.hello_at = term, None, now + pause_s
+            followed.term, followed.index, followed.hello_at, followed.asked = term, None, now + pause_s, None
             self._next.pop(run, None)  # a round of the earlier term; the one of this term is sent, or requested
             if followed.declined is not None and not followed.declined.is_final:
                 followed.declined = None
@@ -305,6 +359,7 @@ class Session:
                 return False
             run = min(silent)[-1]
             self._next.pop(run, None)
+            self.secure.forget(run)
             self._output.drops += [(run, number) for number in self.runs.pop(run).pending]
         return True
 
@@ -313,15 +368,9 @@ class Session:
         if message.invited is not None and followed.index is None and followed.declined is None:
             self._hello(message.run, followed, now)  # the answer has the index, and the round again
             return
-        model_digest = model_digest_of(message)
-        pending = followed.pending.get(message.round)
-        if pending is not None and pending.result.model_digest != model_digest:
-            self._release(message.run, followed, message.round)  # of a term that was restarted at an earlier round
-        if message.term == followed.round_term:
-            new = message.round > followed.round or (message.round == followed.round and followed.uninvited)
-        else:  # the same round of a later term is the same work; any other one, even a lower one, is new
-            in_work = self._work is not None and self._work[1:4] == (message.run, message.round, model_digest)
-            new = message.round not in followed.pending and not in_work
+        question = _question_of(message)
+        self._release_outdated(message, followed, question)
+        new = self._is_new(message, followed)
         uninvited = message.invited is not None and not has_bit(message.invited, followed.index)
         followed.chain = None if followed.declined else chain_after(followed.chain, packet)
         if new and not uninvited and followed.declined is None and not followed.can_compute(message):
@@ -329,35 +378,75 @@ class Session:
             return
         if new or message.term != followed.round_term:
             followed.round, followed.round_term, followed.uninvited = message.round, message.term, uninvited
+            followed.sum, followed.asked = 0, None
         if followed.declined is not None:
             self._decline(message.run, followed, followed.declined)  # again: the first Goodbye may have been lost
         elif new and self._blocked is not None:
             self._decline(message.run, followed, self._blocked)
         elif new and not uninvited:
-            self._assign(packet, message, followed)
+            self._assign(packet, message, followed, question)
+        if message.sum is not None and message.round == followed.round and message.sum >= followed.sum:
+            self._join_sum(message, followed, message.sum, uninvited=uninvited)
         if followed.index is None and followed.declined is None:
             self._hello(message.run, followed, now)
 
-    def _assign(self, packet: Packet, message: Round, followed: FollowedRun) -> None:
+    def _release_outdated(self, message: Round, followed: FollowedRun, question: bytes) -> None:
+        """Drop the pending result of this round if it is of another model or question, and masked ones of earlier ones.
+
+        The first is of a term that was restarted at an earlier round. The sums of the others are over without them.
+        """
+        work = model_digest_of(message), question
+        for number, one in list(followed.pending.items()):
+            other = number == message.round and (one.result.model_digest, one.result.question) != work
+            if other or (one.is_masked and number < message.round):
+                self._release(message.run, followed, number)
+
+    def _is_new(self, message: Round, followed: FollowedRun) -> bool:
+        """Return whether a round is work that has not begun, and whose result is not there.
+
+        The same round of a later term is the same work, and the same round in a later sum. Any other one of a later
+        term, even a lower one, is new.
+        """
+        in_work = self._work is not None and self._work[1:4] == (message.run, message.round, model_digest_of(message))
+        unknown = message.round not in followed.pending and not in_work
+        if message.term != followed.round_term:
+            return unknown
+        again = followed.uninvited if message.sum is None else unknown and message.sum > followed.sum
+        return message.round > followed.round or (message.round == followed.round and again)
+
+    def _assign(self, packet: Packet, message: Round, followed: FollowedRun, question: bytes) -> None:
         """Make a new round the next work of its run, or decline the run."""
         shapes = before = None
         if message.delta is not None and followed.chain is not None:
             shapes, before = followed.chain.shapes, followed.chain.packets[:-1]
         cost = cost_of(message, self.fraction_bits, shapes)
-        if refusal := self.questions.refusal(message.run, self._in_work(message.run)):
-            self._decline(message.run, followed, Decline("policy", refusal))
-            text = f"takes no part in run {message.run}: {refusal}"
-            self._output.notices.append(Notice(text, message.run, warning=True))
+        if refusal := self._refusal(message):
+            self._refuse(message.run, followed, Decline("policy", refusal))
         elif self.budget.allows(message.run, cost.evaluations):
             if not self._finishes_first(message):
                 self._cancel(message.run)
             packet = packet._replace(before=before or ())
-            self._next[message.run] = Assigned(packet, message.run, message.round, model_digest_of(message), cost)
+            digest = model_digest_of(message)
+            self._next[message.run] = Assigned(packet, message.run, message.round, digest, cost, question)
         else:
             self._output.spends += self.budget.close(message.run)
             self._decline(message.run, followed, self._used_up())
             text = f"run {message.run}: another round would go beyond --max-evaluations {self.budget.cap}"
             self._output.notices.append(Notice(f"{text}: takes no further part in it", message.run, warning=True))
+
+    def _refusal(self, message: Round) -> str | None:
+        """Return why the site does not permit the answer to a round, or None."""
+        if message.sum is None and self.secure.required:
+            return "--require-secure: expected a run with secure sums, got a question for a plain answer"
+        if message.sum is not None and (refusal := self.secure.refusal(message.run)):
+            return refusal
+        return self.questions.refusal(message.run, self._in_work(message.run))
+
+    def _refuse(self, run: str, followed: FollowedRun, decline: Decline) -> None:
+        """Decline a run, with a line for the operator of this site, too."""
+        self._decline(run, followed, decline)
+        text = f"takes no part in run {run}: {decline.detail}"
+        self._output.notices.append(Notice(text, run, warning=True))
 
     def _finishes_first(self, message: Round) -> bool:
         """Return whether the worker's work on an older round of this run is still of use."""
@@ -378,7 +467,8 @@ class Session:
         self._output.notices.append(
             Notice(f"run {message.run} is finished after {message.rounds} rounds", message.run, message.rounds)
         )
-        followed.last_message_at, followed.chain = -math.inf, None
+        followed.last_message_at, followed.chain, followed.asked = -math.inf, None, None
+        self.secure.forget(message.run)
         for number in list(followed.pending):
             self._release(message.run, followed, number)
         self._forget_control(message.run)
@@ -386,6 +476,9 @@ class Session:
     def _on_refused(self, message: Refused, followed: FollowedRun, now: float) -> None:
         reason = message.reason if message.reason in _REASONS else OTHER_REASON
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
+        pending = followed.pending.get(message.round)
+        if message.round and message.reason == "round" and pending is not None and pending.is_masked:
+            return  # it is late for its sum; the round may be asked again in another one
         if message.round:
             self._release(message.run, followed, message.round)
             what = f"the result of round {message.round}"
@@ -470,6 +563,126 @@ class Session:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
         self._limited(rejected.reason, f"a message was rejected: {rejected}")
 
+    # --- secure sums --------------------------------------------------------------------------------------------
+
+    def _join_sum(self, message: Round, followed: FollowedRun, number: int, *, uninvited: bool) -> None:
+        """Take part in the secure sum of the newest round: send the answer, if it is there, and keys for the next sum.
+
+        Keys go with the answer, or at once without one.
+        """
+        run, followed.sum = message.run, number
+        if followed.declined is not None:
+            return
+        if refusal := self.secure.refusal(run):
+            self._refuse(run, followed, Decline("policy", refusal))
+            return
+        followed.asked = None
+        if not uninvited:
+            shapes = shapes_of(message) if followed.chain is None or message.delta is None else followed.chain.shapes
+            try:
+                asked = self.secure.asked(message, shapes)
+            except Rejected as rejected:
+                self._refuse(run, followed, decline_of(rejected))
+                return
+            if self.secure.has_dealt(run, asked.sum):
+                followed.asked = asked
+                self._send_masked(run, followed)
+                return
+        self._send_keys(run, followed, number + 1)
+
+    def _on_sum_request(self, packet: Packet, message: SumRequest, followed: FollowedRun) -> None:
+        run = message.run
+        if followed.declined is not None:
+            return
+        if refusal := self.secure.refusal(run):
+            self._refuse(run, followed, Decline("policy", refusal))
+            return
+        try:
+            parts = parts_from_bytes(packet.arrays[PARTS].tobytes()) if PARTS in packet.arrays else []
+        except Rejected as rejected:
+            self._reject(rejected)
+            return
+        if message.advertise:
+            self._send_keys(run, followed, message.advertise)
+        for part in parts:
+            match part:
+                case Cohort():
+                    self._cohorts[run] = part
+                case Opening():
+                    self.secure.open(run, part)
+                    self._send_masked(run, followed)
+                case Survivors() | SignedSurvivors():
+                    with self._refusals(run, followed):
+                        if (output := self.secure.reply(run, part)) is not None:
+                            self._send_part(run, followed, output)
+                case _:
+                    self._reject(Rejected("header", f"expected a request of a secure sum, got {type(part).__name__}"))
+
+    def _deal(self, cohorts: Mapping[str, Cohort]) -> None:
+        """Deal shares for the cohorts of the next sums; not if the trainer is about to leave."""
+        for run, cohort in cohorts.items():
+            followed = self.runs.get(run)
+            if followed is None or followed.declined is not None or self._stop_by is not None:
+                continue
+            with self._refusals(run, followed):
+                if (shares := self.secure.deal(run, cohort)) is not None:
+                    self._send_part(run, followed, sums.Output(None, shares))
+
+    def _send_keys(self, run: str, followed: FollowedRun, number: int) -> None:
+        """Send keys for a sum; not if the trainer is about to leave."""
+        if self._stop_by is None and (keys := self.secure.keys(run, followed.term, number)) is not None:
+            self._send_part(run, followed, sums.Output(None, keys))
+
+    def _send_part(self, run: str, followed: FollowedRun, output: sums.Output) -> None:
+        self._save_entry(run, output.save)
+        reply = SumReply(run=run, term=followed.term, trainer=self.name)
+        self._send(run, reply, {PARTS: _array_of(output.send)})
+
+    def _send_masked(self, run: str, followed: FollowedRun) -> None:
+        """Send the masked answer that the sum of the newest round asks for, once it is there and the sum is open."""
+        asked = followed.asked
+        delivery = None if asked is None else followed.pending.get(asked.round)
+        if asked is None or delivery is None or delivery.result.question != asked.question:
+            return
+        with self._refusals(run, followed):
+            output = self.secure.answer(run, asked, delivery.result)
+            if output is None:
+                return
+            assert isinstance(output.send, MaskedInput)
+            self._save_entry(run, output.save)
+            delivery.attempt += 1
+            result = msgspec.structs.replace(
+                delivery.result.result(self.name, followed.term, delivery.attempt),
+                v=SECURE_VERSION,
+                sum=asked.sum,
+                fraction_bits=asked.fraction_bits,
+                site_figures=False,
+                metrics=msgspec.UNSET,
+            )
+            arrays = {MASKED: np.frombuffer(output.send.values, "<i8")}
+            keys = None if self._stop_by is not None else self.secure.keys(run, followed.term, asked.number + 1)
+            self._send(run, result, arrays if keys is None else {**arrays, PARTS: _array_of(keys)})
+
+    def _save_entry(self, run: str, entry: Entry | None) -> None:
+        if entry is not None:
+            self._output.entries.append((run, entry))
+            self._output.entries += [(one, None) for one in self.secure.touch(run)]
+
+    @contextmanager
+    def _refusals(self, run: str, followed: FollowedRun) -> Iterator[None]:
+        """Decline the run for what the site does not permit; count and log what an aggregator must not ask."""
+        try:
+            yield
+        except (PolicyRefused, BadData) as error:
+            self._refuse(run, followed, decline_of(error))
+        except Rejected as rejected:
+            self._reject(rejected)
+
+    def _on_ledger_failed(self, event: LedgerFailed) -> None:
+        self.secure.close(event.run)
+        if (followed := self.runs.get(event.run)) is not None:
+            self._refuse(event.run, followed, Decline("policy", DAMAGED))
+
     # --- work ---------------------------------------------------------------------------------------------------
 
     def _on_worker(self, event: FromWorker, now: float) -> None:
@@ -503,6 +716,7 @@ class Session:
             model_digest=work.model_digest,
             fraction_bits=fraction_bits,
             site_figures=self.site_figures,
+            question=work.question,
         )
         followed.chain = followed.chain and followed.chain.known_to_worker(work.model_digest)
         followed.pending[event.round] = Delivery(result, send_at=now)
@@ -511,6 +725,7 @@ class Session:
         self._output.answered = self.questions.count(event.run)
         while len(followed.pending) > PENDING_MAX:
             self._release(event.run, followed, min(followed.pending))
+        self._send_masked(event.run, followed)
 
     def _on_work_failed(self, event: WorkFailed, now: float) -> None:
         if self.working != (event.run, event.round):
@@ -587,9 +802,11 @@ class Session:
     def _on_aggregator_replaced(self, now: float) -> None:
         """Forget the terms of the earlier key: it decides nothing any more. Pending results stay."""
         self.marks = HighWaterMarks()
+        self.secure.reset()
         for run, followed in self.runs.items():
             self._cancel(run)
             followed.term = followed.round_term = 0
+            followed.asked = None
             followed.index, followed.hello_at = None, now
             for delivery in followed.pending.values():
                 delivery.result = delivery.result._replace(term=0)
@@ -599,7 +816,7 @@ class Session:
             return
         for run, followed in self.runs.items():
             number = max(followed.pending, default=0)  # the newest, which the aggregator needs most
-            if number and now >= followed.pending[number].send_at:
+            if number and now >= followed.pending[number].send_at and not followed.pending[number].is_masked:
                 delivery = followed.pending[number]
                 delivery.attempt += 1
                 delivery.send_at = now + delivery.backoff_s * (0.5 + float(self._jitter.random()))
@@ -682,3 +899,18 @@ class Session:
     def _limited(self, kind: str, text: str, run: str | None = None, round: int | None = None) -> None:
         """Add a warning that a peer can cause at any rate."""
         self._output.notices.append(Notice(text, run, round, warning=True, kind=kind, again_s=NOTICE_AGAIN_S))
+
+
+def _question_of(message: Round) -> bytes:
+    """Return the question of a round with a secure sum; b"" for a plain one, or a query that the worker refuses."""
+    if message.sum is None:
+        return b""
+    try:
+        return question_of(message)
+    except QueryRefused:
+        return b""
+
+
+def _array_of(message: SumMessage) -> Array:
+    """Return the array `parts` with one message of a secure sum."""
+    return np.frombuffer(parts_to_bytes([message]), np.uint8)

@@ -1,10 +1,13 @@
-"""The spool: pending results, control variates, spent evaluations and high-water marks as files: they survive a kill.
+"""The spool: pending results, control variates, ledgers, spent evaluations and high-water marks: they survive a kill.
 
 A file holds a SHA-256 and then a record in msgpack; it is written under another name, synced and renamed. A corrupt
 result is skipped: its round is worked on again. A corrupt number of evaluations counts as the whole budget.
 
 Terms belong to the key of the aggregator that signed them: once the key is replaced, its marks are deleted, and its
 pending results have term 0. So a stolen key does not decide which terms are old after its end.
+
+The answer to a secure sum costs one sync, that of its ledger (`fedmq.trainer.ledger_files`). Its result is there for a
+later sum; after a power cut it may be computed again.
 """
 
 import logging
@@ -15,6 +18,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from fedmq.algorithms.base import CONTROL
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.protocol import topics
 from fedmq.protocol.codec import MESSAGE_BYTES_MAX, decode, encode
@@ -22,9 +26,12 @@ from fedmq.protocol.messages import Result
 from fedmq.runtime.atomic_files import write_whole, writing
 from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.safe_files import make_private_folder, read_regular
+from fedmq.secure_sums.ledger import Entry, Ledger
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.control_sums import ControlSum
 from fedmq.trainer.high_water_marks import HighWaterMark
+from fedmq.trainer.ledger_files import SUFFIX as LEDGER_SUFFIX
+from fedmq.trainer.ledger_files import LedgerFile
 from fedmq.trainer.machine import PendingResult
 from fedmq.trainer.questions import Answered
 
@@ -39,12 +46,14 @@ log = logging.getLogger(__name__)
 class _KeptResult(msgspec.Struct, frozen=True):
     """The content of a file of a pending result: the aggregator's key, and the frames of the Result message.
 
-    `rows` are all rows of the trainer, of which the result may be on a part; None in files of fedmq 0.1.
+    `rows` are all rows of the trainer, of which the result may be on a part; None in files of fedmq 0.1. `question` is
+    that of a secure sum.
     """
 
     key: str
     frames: list[bytes]
     rows: int | None = None
+    question: bytes = b""
 
 
 class _KeptMark(msgspec.Struct, frozen=True, array_like=True):
@@ -68,7 +77,7 @@ class Spool(Protocol):
     key: str
 
     def keep(self, result: PendingResult, trainer: str) -> None:
-        """Store a pending result; it is durable on return."""
+        """Store a pending result; a plain one is durable on return."""
 
     def drop(self, run: str, round: int) -> None:
         """Delete a pending result."""
@@ -85,6 +94,12 @@ class Spool(Protocol):
     def carry(self, control: ControlSum) -> None:
         """Store the control variate of a run, durable on return; delete it if it has no rounds."""
 
+    def record(self, run: str, entry: Entry | None) -> bool:
+        """Store an entry of the ledger of a run, durable on return if it has to be; delete the ledger for None.
+
+        Returns whether it is stored: if not, what it is about is not sent.
+        """
+
 
 class MemorySpool:
     """A spool in memory; in a simulation it outlives the trainer."""
@@ -95,6 +110,7 @@ class MemorySpool:
         self.spent: dict[str, Spent] = {}
         self.marks: dict[str, HighWaterMark] = {}
         self.controls: dict[str, ControlSum] = {}
+        self.entries: dict[str, list[Entry]] = {}  # of ledgers, by run
         self.answered = Answered()
 
     def keep(self, result: PendingResult, trainer: str) -> None:
@@ -120,6 +136,16 @@ class MemorySpool:
         if control.rounds:
             self.controls[control.run] = control
 
+    def record(self, run: str, entry: Entry | None) -> bool:
+        entries = self.entries.pop(run, [])
+        if entry is not None:
+            self.entries[run] = [*entries, entry]
+        return True
+
+    def ledgers(self) -> list[tuple[str, Ledger | None]]:
+        """Return the ledgers, least recently changed first."""
+        return [(run, Ledger(entries)) for run, entries in self.entries.items()]
+
 
 class FileSpool:
     """A folder for one trainer only: files are named by run and round.
@@ -131,6 +157,7 @@ class FileSpool:
     def __init__(self, folder: Path, key: str = "") -> None:
         self._folder, self.key = folder, key
         self._rows: int | None = None  # of the trainer, once its results are loaded
+        self._ledgers: dict[str, LedgerFile] = {}
         with writing(f"--state {folder}"):
             make_private_folder(folder)
 
@@ -150,8 +177,10 @@ class FileSpool:
     def keep(self, result: PendingResult, trainer: str) -> None:
         """See `Spool`. On a full disk the result stays in memory only."""
         message = result.result(trainer, result.term)
-        kept = _KeptResult(self.key, encode(topics.UP + result.run, message, result.arrays), self._rows)
-        _write(self._path(result.run, result.round), msgspec.msgpack.encode(kept), "the result")
+        frames = encode(topics.UP + result.run, message, result.arrays)
+        content = msgspec.msgpack.encode(_KeptResult(self.key, frames, self._rows, result.question))
+        sync = not result.question or CONTROL in result.arrays
+        _write(self._path(result.run, result.round), content, "the result", sync=sync)
 
     def drop(self, run: str, round: int) -> None:
         _remove(self._path(run, round))
@@ -248,6 +277,38 @@ class FileSpool:
             found.append(ControlSum(path.name.removesuffix(CONTROL_SUFFIX), total, kept.rounds))
         return found
 
+    def record(self, run: str, entry: Entry | None) -> bool:
+        """See `Spool`."""
+        file = self._ledgers.setdefault(run, LedgerFile(self._folder, run))
+        if entry is None:
+            _remove(self._ledgers.pop(run).path)
+            return True
+        try:
+            file.append(entry, self.key)
+        except (OSError, Rejected) as error:
+            log.warning("%s: cannot be written (%s); run %s is declined until a restart", file.path, error, run)
+            return False
+        return True
+
+    def ledgers(self) -> list[tuple[str, Ledger | None]]:
+        """Return the ledgers of runs, least recently changed first, None for one that is damaged."""
+        found: list[tuple[str, Ledger | None]] = []
+        for path in self._oldest_first(LEDGER_SUFFIX):
+            run = path.name.removesuffix(LEDGER_SUFFIX)
+            file = self._ledgers[run] = LedgerFile(self._folder, run)
+            try:
+                found.append((run, file.load(self.key)))
+            except (OSError, Rejected) as error:
+                log.warning(
+                    "%s: damaged (%s); run %s is declined, as its questions may have been answered: delete the file "
+                    "only after the run",
+                    path,
+                    error,
+                    run,
+                )
+                found.append((run, None))
+        return found
+
     def _read(self, path: Path, trainer: str, num_examples: int) -> PendingResult:
         kept = msgspec.msgpack.decode(_content(path), type=_KeptResult)
         packet = decode(kept.frames)
@@ -257,9 +318,10 @@ class FileSpool:
         rows = message.num_examples if kept.rows is None else kept.rows
         if rows != num_examples:
             raise Rejected("values", f"expected a result of a trainer with {num_examples} rows, got {rows}")
-        fields = {name: getattr(message, name) for name in PendingResult._fields if name != "arrays"}
+        of_message = [name for name in PendingResult._fields if name not in ("arrays", "question")]
+        fields = {name: getattr(message, name) for name in of_message}
         fields["metrics"] = fields["metrics"] or {}
-        result = PendingResult(arrays=dict(packet.arrays), **fields)
+        result = PendingResult(arrays=dict(packet.arrays), question=kept.question, **fields)
         return result if kept.key == self.key else result._replace(term=0)
 
     def _oldest_first(self, suffix: str) -> list[Path]:

@@ -82,6 +82,11 @@ class Ledger:
             self.spent.add(entry.question)
         return entry if entry.signature is None else msgspec.structs.replace(entry, answer=None)
 
+    def reset(self) -> None:
+        """Let sums of any order come next: terms belong to the key of an aggregator, and it has another one."""
+        if self.last is not None:
+            self.last = msgspec.structs.replace(self.last, order=(0, 0))
+
     def reply(self, request: Opening | Survivors | SignedSurvivors) -> FromTrainer | None:
         """Return what the trainer has sent to the same request before, or None."""
         entry = self.of_sum(request.sum)

@@ -56,13 +56,14 @@ class SumTrainer:
     """One trainer in one sum. Its secrets are made here and live as long as it does.
 
     Every method raises Rejected for a request that no honest aggregator makes, and PolicyRefused for one that the
-    site does not permit, or with shares that their dealer has made wrongly; then nothing has changed. `draw` returns random bytes: only tests replace it.
+    site does not permit, or with shares that their dealer has made wrongly; then nothing has changed. `draw` returns
+    random bytes: only tests replace it.
     """
 
     def __init__(
         self, name: SumName, identity: Identity, policy: SumPolicy, ledger: Ledger, draw: shamir.Draw = os.urandom
     ) -> None:
-        self.sum_id, self._order = name.id, name.order
+        self.sum_id, self.order = name.id, name.order
         self._identity, self._policy, self._ledger, self._draw = identity, policy, ledger, draw
         self._share_secret, self._mask_secret, self._self_mask = (draw(ciphers.KEY_BYTES) for _ in range(3))
         self._keys = self._advertised()
@@ -73,6 +74,11 @@ class SumTrainer:
         self._dealt: EncryptedShares | None = None
         self._opening: Opening | None = None
         self._shares: dict[int, bytes] = {}  # of the mask secret and the self-mask of each dealer
+
+    @property
+    def has_dealt(self) -> bool:
+        """Whether its cohort is known: it may be asked."""
+        return self._dealt is not None
 
     def advertise(self) -> Keys:
         """Return this trainer's public keys for the sum."""
@@ -113,7 +119,7 @@ class SumTrainer:
         dealers = self._members(opening.dealers)
         if len(opening.shares) != len(dealers) - 1:
             raise Rejected("values", f"expected shares of {len(dealers) - 1} dealers, got {len(opening.shares)}")
-        self._ledger.check(opening.question, self._order)
+        self._ledger.check(opening.question, self.order)
         if values.dtype != np.int64 or values.shape != (opening.length,):
             raise ProtocolError(f"expected {opening.length} values of int64, got {values.dtype} of {values.shape}")
         others = [index for index in dealers if index != self._place]
@@ -124,7 +130,7 @@ class SumTrainer:
         self._opening = opening
         self._shares |= shares
         answer = MaskedInput(self.sum_id, masked.astype("<u8", copy=False).tobytes())
-        return Output(self._ledger.record(Entry(opening.question, self.sum_id, self._order, answer)), answer)
+        return Output(self._ledger.record(Entry(opening.question, self.sum_id, self.order, answer)), answer)
 
     def sign(self, request: Survivors) -> Output:
         """Return the signature of the list of survivors."""

@@ -27,11 +27,12 @@ from fedmq.protocol.messages import (
     Welcome,
 )
 from fedmq.runtime.rng import derive_rng
+from fedmq.security.keys import Identity
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import VirtualClock
 from fedmq.trainer.followed_run import PENDING_SILENT_S
 from fedmq.trainer.high_water_marks import HighWaterMark, HighWaterMarks
-from fedmq.trainer.machine import PendingResult
+from fedmq.trainer.machine import PendingResult, SumIdentity
 from fedmq.trainer.service import NewKeys, Trainer
 from fedmq.trainer.session import PENDING_MAX, RUNS_MAX, Session
 from fedmq.trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
@@ -237,7 +238,8 @@ def test_term_of_a_key_replaced_by_a_reload_silences_no_run() -> None:
     spool = MemorySpool("stolen")
     life = Life(spool, [])
     life.works_on(structs.replace(ROUND, term=1000 * (10**9 + 23 * 3600)))
-    life.trainer._spool, life.trainer._read_keys = spool, lambda: NewKeys("tcp://127.0.0.1:5550", "honest")
+    new = NewKeys("tcp://127.0.0.1:5550", "honest", SumIdentity(b"federation", Identity.new("trainer", "bob")))
+    life.trainer._spool, life.trainer._read_keys = spool, lambda: new
     life.trainer.reload()
     assert spool.key == "honest"
     life.hear(Beacon(run="run", term=ROUND.term, round=ROUND.round, open=True))

@@ -11,6 +11,8 @@ from test_spool_lives import ROUND, Life
 
 from fedmq.errors import BadData, WorkError
 from fedmq.protocol.messages import Beacon, Refused
+from fedmq.secure_sums.ledger import Entry
+from fedmq.trainer.machine import LedgerFailed, Outgoing, Output
 from fedmq.trainer.service import usage_of_process
 from fedmq.trainer.spool import MemorySpool
 from fedmq.trainer.worker import Done
@@ -76,3 +78,20 @@ def test_usage_is_that_of_this_process() -> None:
     process = psutil.Process()
     assert 0.0 < cpu_s < sum(process.cpu_times()[:2]) + 1.0
     assert process.memory_info().rss / 2 < memory < process.memory_info().rss * 100, "bytes, at the most so far"
+
+
+def test_nothing_is_sent_of_a_run_whose_ledger_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    life = Life(MemorySpool(), [])
+    life.works_on(ROUND)
+    life.order.clear()
+    (result,) = life.outside.sent
+    entry = Entry(bytes(32), bytes(32), (1, 1))
+    sends = [Outgoing(f"up/{run}", structs.replace(result, run=run, arrays=())) for run in ("run", "other")]
+    asked = [Output(entries=[("run", entry)], sends=sends), Output()]
+    taken: list[object] = []
+    monkeypatch.setattr(life.trainer.session, "step", lambda event, _now: (taken.append(event), asked.pop(0))[1])
+    monkeypatch.setattr(life.trainer._spool, "record", lambda _run, _entry: False, raising=False)
+    life.trainer.stop()
+    assert life.order == [f"send {ROUND.round}"]
+    assert life.outside.sent[-1].run == "other"
+    assert taken[1:] == [LedgerFailed("run")]

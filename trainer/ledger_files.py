@@ -1,0 +1,110 @@
+"""The ledgers of secure sums as files: an append-only journal for each run, so that a round costs one sync, not three.
+
+A record has its length (4 bytes, big-endian), the SHA-256 of its content, and the content in msgpack. A kill or a power
+cut may leave an incomplete record at the end, or zeros, of an entry that need not last: it is dropped. Any other damage
+makes the ledger unusable: what it would have refused is not known. A long journal is written anew, without entries
+that were replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from fedmq.errors import Rejected
+from fedmq.protocol.codec import FRAME_BYTES_MAX
+from fedmq.protocol.messages import Digest
+from fedmq.runtime.atomic_files import sync_folder, write_whole
+from fedmq.runtime.malformed import MALFORMED
+from fedmq.runtime.safe_files import open_private, read_regular
+from fedmq.secure_sums.ledger import QUESTIONS_MAX, Entry, Ledger
+
+SUFFIX = ".ledger"
+FILE_BYTES_MAX = 8 * FRAME_BYTES_MAX
+GROWN_BYTES = 16 << 20  # a journal that has grown by more, and has doubled, is written anew
+_LENGTH_BYTES, _HASH_BYTES = 4, 32
+
+
+class _Kept(msgspec.Struct, frozen=True, array_like=True):
+    """The content of a record: the key of the aggregator, as in `Spool`, an entry, and what was spent before it."""
+
+    key: str
+    entry: Entry
+    spent: list[Digest] = []
+
+
+class LedgerFile:
+    """The journal of one run in a folder of this user."""
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self.path = folder / f"{run}{SUFFIX}"
+        self._size, self._size_max = 0, GROWN_BYTES
+
+    def load(self, key: str) -> Ledger:
+        """Return the ledger; sums of another key of the aggregator have no order any more.
+
+        Raises:
+            OSError, Rejected: it cannot be read, or is damaged.
+        """
+        content = read_regular(self.path, FILE_BYTES_MAX)
+        ledger, end = Ledger(), 0
+        while (start := end + _LENGTH_BYTES + _HASH_BYTES) <= len(content):
+            end_of_record = start + int.from_bytes(content[end : end + _LENGTH_BYTES], "big")
+            if end_of_record > len(content) or not any(content[end:]):
+                break
+            record = content[start:end_of_record]
+            if sha256(record).digest() != content[end + _LENGTH_BYTES : start]:
+                raise Rejected("sha256", "a record does not match its SHA-256")
+            kept = _decoded(record)
+            if len(ledger.spent) + len(kept.spent) > QUESTIONS_MAX:
+                raise Rejected("values", f"expected at most {QUESTIONS_MAX} questions")
+            ledger.spent.update(kept.spent)
+            ledger.record(kept.entry if kept.key == key else replace(kept.entry, order=(0, 0)))
+            end = end_of_record
+        if end < len(content):
+            os.truncate(self.path, end)
+        self._size = end
+        return ledger
+
+    def append(self, entry: Entry, key: str) -> None:
+        """Append an entry; it is durable on return if it has to be.
+
+        Raises:
+            OSError, Rejected: it cannot be written, or the journal is damaged.
+        """
+        record = _record(_Kept(key, entry))
+        is_new, descriptor = not self._size, open_private(self.path, append=True)
+        with os.fdopen(descriptor, "ab") as file:
+            file.write(record)
+            file.flush()
+            if entry.is_durable:
+                os.fsync(file.fileno())
+        if is_new:
+            sync_folder(self.path.parent)
+        self._size += len(record)
+        if self._size > self._size_max:
+            self._rewrite(key)
+
+    def _rewrite(self, key: str) -> None:
+        """Write one record that has all that counts."""
+        ledger = self.load(key)
+        assert ledger.last is not None
+        content = _record(_Kept(key, ledger.last, sorted(ledger.spent)))
+        write_whole(self.path, content)
+        self._size, self._size_max = len(content), 2 * len(content) + GROWN_BYTES
+
+
+def _record(kept: _Kept) -> bytes:
+    content = msgspec.msgpack.encode(kept)
+    return len(content).to_bytes(_LENGTH_BYTES, "big") + sha256(content).digest() + content
+
+
+def _decoded(record: bytes) -> _Kept:
+    try:
+        return msgspec.msgpack.decode(record, type=_Kept)
+    except MALFORMED as error:
+        raise Rejected("header", f"a record is malformed: {error}") from error
