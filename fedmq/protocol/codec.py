@@ -122,6 +122,23 @@ def pack(arrays: Mapping[str, Array]) -> Payload:
     return Payload(tuple(infos), tuple(blobs))
 
 
+def unpack(payload: Payload) -> dict[str, Array]:
+    """Return the arrays of `pack`, read-only.
+
+    Raises:
+        Rejected: with the reason `frames`, `header`, `dtype`, `shape`, `nbytes`, `sha256` or `not-finite`.
+    """
+    infos, blobs = payload
+    if len(infos) != len(blobs):
+        raise Rejected("frames", f"expected {len(infos)} array frames, got {len(blobs)}")
+    if (widened := sum(8 * math.prod(info.shape) for info in infos if info.dtype in NARROW)) > FRAME_BYTES_MAX:
+        raise Rejected("nbytes", f"expected at most {FRAME_BYTES_MAX} bytes of arrays as int64, got {widened}")
+    arrays = {info.name: _array(info, blob) for info, blob in zip(infos, blobs, strict=True)}
+    if len(arrays) != len(infos):
+        raise Rejected("header", "two arrays have one name")
+    return arrays
+
+
 def encode(
     topic: str,
     message: Message,
@@ -176,14 +193,7 @@ def decode(frames: Frames) -> Packet:
         raise Rejected("header", one_line(error)[:200]) from error
     if message.arrays and not isinstance(message, WITH_ARRAYS):
         raise Rejected("frames", f"expected no arrays in a {type(message).__name__}, got {len(message.arrays)}")
-    if len(message.arrays) != len(frames) - HEAD_FRAMES:
-        raise Rejected("frames", f"expected {len(message.arrays)} array frames, got {len(frames) - HEAD_FRAMES}")
-    if (widened := sum(8 * math.prod(info.shape) for info in message.arrays if info.dtype in NARROW)) > FRAME_BYTES_MAX:
-        raise Rejected("nbytes", f"expected at most {FRAME_BYTES_MAX} bytes of arrays as int64, got {widened}")
-    arrays = {info.name: _array(info, blob) for info, blob in zip(message.arrays, frames[HEAD_FRAMES:], strict=True)}
-    if len(arrays) != len(message.arrays):
-        raise Rejected("header", "two arrays have one name")
-    return Packet(name, message, arrays, frames)
+    return Packet(name, message, unpack(Payload(message.arrays, tuple(frames[HEAD_FRAMES:]))), frames)
 
 
 def _check_version(header: bytes) -> None:

@@ -47,4 +47,5 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: Count
     started: At  # seconds since 1970
     limits: Limits
+    secure: bool = False  # the aggregator learns sums of answers only
     started_from: str = ""  # SHA-256, in hexadecimal digits, of the file of the model that the run began with; "": none

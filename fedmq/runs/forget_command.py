@@ -59,6 +59,7 @@ def model_without(folder: Path, trainer: str) -> tuple[TrainedModel, list[str]]:
     from fedmq.models.fourier import Fourier
     from fedmq.protocol.codec import decode
     from fedmq.runs.maintenance import open_store
+    from fedmq.runs.records import StoredResult
     from fedmq.runs.replay import replay
 
     store, config = open_store(folder)
@@ -68,13 +69,19 @@ def model_without(folder: Path, trainer: str) -> tuple[TrainedModel, list[str]]:
                 f"forget: expected a run of {FORGETS}, whose sums can be subtracted, got one of {config.algorithm}: "
                 f"train again without {trainer}"
             )
+        if config.secure:
+            raise BadConfiguration(
+                "forget: expected a run whose store has the sums of each trainer, got a secure one, which has totals "
+                f"only: train again without {trainer}"
+            )
         strategy: Any = find_algorithm(config.algorithm, config.task, config.parameters)
         answers: list[Any] = []  # of the trainer to the newest question about products
 
         def watch(replayed: Replayed) -> None:
             if isinstance(strategy.ask(replayed.state).query, Gram):
-                own = [one for one in store.results(replayed.round) if one.trainer == trainer]
-                answers[:] = [decode(one.frames).arrays for one in own if one.round == replayed.round]
+                results = (one for one in store.results(replayed.round) if isinstance(one, StoredResult))
+                own = [one for one in results if (one.trainer, one.round) == (trainer, replayed.round)]
+                answers[:] = [decode(one.frames).arrays for one in own]
 
         replayed = replay(store, config.task, strategy, config.seed, from_start=True, watch=watch)
     if trainer not in replayed.trainers:

@@ -12,7 +12,7 @@ from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import MODEL_BYTES_MAX
 from fedmq.protocol.run_config import RunConfig
-from fedmq.runs.records import Checkpoint, Close, StoredResult
+from fedmq.runs.records import Checkpoint, Close, StoredResult, StoredTotal
 from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.report import read_report
 from fedmq.runs.software import differing_software, software_here
@@ -146,6 +146,9 @@ def _copy(damaged: Store, whole: Store, last: int | None) -> int:
             whole.save(result)
         whole.save(close)
         first, kept = first or close.round, close.round
+    with suppress(StoreError):
+        if (open_sum := damaged.open_sum) is not None and open_sum.round == kept + 1:
+            whole.save(open_sum)
     begins = first <= 1
     for checkpoint in _whole_checkpoints(damaged, kept + 1):
         whole.save(checkpoint)
@@ -157,7 +160,7 @@ def _copy(damaged: Store, whole: Store, last: int | None) -> int:
     return kept
 
 
-def _whole_rounds(damaged: Store, last: int | None) -> Iterator[tuple[Close, list[StoredResult]]]:
+def _whole_rounds(damaged: Store, last: int | None) -> Iterator[tuple[Close, list[StoredResult | StoredTotal]]]:
     with suppress(StoreError):
         for close in damaged.closes():
             if last is not None and close.round > last:

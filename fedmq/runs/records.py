@@ -6,10 +6,11 @@ from typing import NamedTuple
 import msgspec
 
 from fedmq.algorithms.base import Update
+from fedmq.names import Name
 from fedmq.observe.events import Best, Why
-from fedmq.protocol.codec import Array, Frames
+from fedmq.protocol.codec import Array, Frames, Payload, unpack
 from fedmq.protocol.fixed_point import dequantize
-from fedmq.protocol.messages import Result
+from fedmq.protocol.messages import ArrayInfo, Digest, Result
 
 
 class StoredResult(NamedTuple):
@@ -19,6 +20,45 @@ class StoredResult(NamedTuple):
     trainer: str
     counted_in: int
     frames: Frames
+
+
+class TotalHeader(msgspec.Struct, frozen=True):
+    """What a total is of. `arrays` describe those of the answers that it adds up, in integers."""
+
+    question: Digest
+    rows: dict[Name, int]  # of each trainer whose answer it has, by name
+    fraction_bits: int
+    arrays: tuple[ArrayInfo, ...]
+
+
+class StoredTotal(NamedTuple):
+    """The total of a secure sum, used at the close of `round`, or that of no answers: then the question is spent."""
+
+    round: int
+    header: TotalHeader
+    blobs: Frames
+
+    @property
+    def update(self) -> Update:
+        """The total as the strategy receives it.
+
+        Raises:
+            Rejected: its arrays do not fit their description.
+        """
+        header = self.header
+        arrays = unpack(Payload(header.arrays, tuple(self.blobs)))
+        rows = dict(sorted(header.rows.items()))
+        return Update("", self.round, 0, sum(rows.values()), arrays, header.fraction_bits, total_of=rows)
+
+
+class OpenSum(msgspec.Struct, frozen=True):
+    """A secure sum whose shares may have been revealed: what a later life needs to open it, one at a time."""
+
+    round: int
+    term: int  # of the life that began it
+    number: int
+    rows: dict[Name, int]  # of each trainer that has answered, by name
+    messages: tuple[tuple[str, bytes], ...]  # records of `fedmq.secure_sums`, with their sender
 
 
 class Close(msgspec.Struct, frozen=True):
@@ -57,7 +97,7 @@ class DropOldRounds(NamedTuple):
     keep: int
 
 
-Record = StoredResult | Close | Invitation | Checkpoint | DropOldRounds
+Record = StoredResult | StoredTotal | OpenSum | Close | Invitation | Checkpoint | DropOldRounds
 
 
 def as_update(result: Result, arrays: Mapping[str, Array], counted_in: int, *, additive: bool) -> Update:

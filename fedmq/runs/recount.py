@@ -13,7 +13,7 @@ from typing import Any
 from fedmq.algorithms.base import Strategy
 from fedmq.algorithms.trial import Asked
 from fedmq.runs.maintenance import replay_run
-from fedmq.runs.records import Close
+from fedmq.runs.records import Close, StoredTotal
 from fedmq.runs.replay import Replayed
 from fedmq.runs.store import Store
 
@@ -55,7 +55,8 @@ def recount(folder: Path) -> Recount:
             for part in answer.values()
         )
         one.times, one.numbers = one.times + 1, max(one.numbers, numbers)
-        one.answers += sum(1 for _ in store.results(replayed.round))
+        for stored in store.results(replayed.round):
+            one.answers += len(stored.header.rows) if isinstance(stored, StoredTotal) else 1
         closes[0] = replayed.closes
 
     sha256 = replay_run(folder, watch).model_sha256

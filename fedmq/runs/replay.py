@@ -12,7 +12,7 @@ from fedmq.algorithms.checkpoint import load
 from fedmq.errors import Rejected, StoreError
 from fedmq.protocol.codec import decode
 from fedmq.protocol.messages import Result
-from fedmq.runs.records import Close, StoredResult, as_update
+from fedmq.runs.records import Close, StoredResult, StoredTotal, as_update
 from fedmq.runs.store import Store
 from fedmq.tasks.task import Task
 
@@ -77,31 +77,38 @@ def _tell(store: Store, strategy: Strategy[Any], replayed: Replayed) -> int:
     count = 0
     for stored in store.results(replayed.round):
         update = _update(store, stored, replayed, strategy.additive)
+        if isinstance(stored, StoredTotal) and not stored.header.rows:
+            continue  # a spent question
         try:
             replayed.state = strategy.tell(replayed.state, update)
         except Rejected as rejected:
             raise _impossible(store, stored, rejected) from rejected
-        count += 1
+        count += len(update.rows)
     return count
 
 
-def _update(store: Store, stored: StoredResult, replayed: Replayed, additive: bool) -> Update:
-    """Return the result as the strategy receives it, and count its trainer."""
+def _update(store: Store, stored: StoredResult | StoredTotal, replayed: Replayed, additive: bool) -> Update:
+    """Return the result as the strategy receives it, and count its trainers."""
     try:
-        packet = decode(stored.frames)
-        result = packet.message
-        if not isinstance(result, Result) or (result.round, result.trainer) != (stored.round, stored.trainer):
-            raise Rejected("header", f"expected a result of {stored.trainer} in round {stored.round}")
-        update = as_update(result, packet.arrays, stored.counted_in, additive=additive)
+        update = stored.update if isinstance(stored, StoredTotal) else _of_one(stored, additive)
     except Rejected as rejected:
         raise _impossible(store, stored, rejected) from rejected
-    _, results = replayed.trainers.get(stored.trainer, (0, 0))
-    replayed.trainers[stored.trainer] = (update.num_examples, results + 1)
+    for name, rows in update.total_of.items() if isinstance(stored, StoredTotal) else update.rows.items():
+        _, results = replayed.trainers.get(name, (0, 0))
+        replayed.trainers[name] = (rows, results + 1)
     return update
 
 
-def _impossible(store: Store, stored: StoredResult, rejected: Rejected) -> StoreError:
+def _of_one(stored: StoredResult, additive: bool) -> Update:
+    packet = decode(stored.frames)
+    result = packet.message
+    if not isinstance(result, Result) or (result.round, result.trainer) != (stored.round, stored.trainer):
+        raise Rejected("header", f"expected a result of {stored.trainer} in round {stored.round}")
+    return as_update(result, packet.arrays, stored.counted_in, additive=additive)
+
+
+def _impossible(store: Store, stored: StoredResult | StoredTotal, rejected: Rejected) -> StoreError:
+    what = "total" if isinstance(stored, StoredTotal) else f"result of {stored.trainer}"
     return StoreError(
-        f"{store.path}: the result of {stored.trainer} in round {stored.round} cannot have been accepted ({rejected}); "
-        f"{_WAY_OUT}"
+        f"{store.path}: the {what} in round {stored.round} cannot have been accepted ({rejected}); {_WAY_OUT}"
     )

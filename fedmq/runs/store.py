@@ -29,7 +29,17 @@ from fedmq.errors import BadConfiguration, StoreError
 from fedmq.protocol.run_config import STALENESS_MAX, Limits, RunConfig
 from fedmq.runs.blobs import Blobs
 from fedmq.runs.commit_marker import CommitMarker, Reached
-from fedmq.runs.records import Checkpoint, Close, DropOldRounds, Invitation, Record, StoredResult
+from fedmq.runs.records import (
+    Checkpoint,
+    Close,
+    DropOldRounds,
+    Invitation,
+    OpenSum,
+    Record,
+    StoredResult,
+    StoredTotal,
+    TotalHeader,
+)
 from fedmq.runs.software import Software, software_here
 from fedmq.runs.store_errors import Errors, StoreDamaged
 from fedmq.runtime.lock import FolderLock
@@ -37,7 +47,9 @@ from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.run_folder import writing_run_file
 from fedmq.runtime.safe_files import open_private, private_mode
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
+_WITHOUT_SUMS = 7  # the schema before secure sums only lacks a table: the first write adds it
+TOTAL = ""  # in place of the trainer of a result: no trainer has this name
 _T = TypeVar("_T")
 # The module sqlite3 also fails at damaged text (UnicodeError) and at damaged sizes.
 _UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
@@ -55,6 +67,7 @@ CREATE TABLE IF NOT EXISTS closes (
     round INTEGER PRIMARY KEY, summary BLOB NOT NULL, before BLOB NOT NULL, digest BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS invitations (round INTEGER PRIMARY KEY, record BLOB NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS sums (place INTEGER PRIMARY KEY, record BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS checkpoints (round INTEGER PRIMARY KEY, state BLOB NOT NULL, digest BLOB NOT NULL);
 """
 
@@ -70,7 +83,8 @@ class _Run(NamedTuple):
 
 _SOFTWARE = msgspec.msgpack.Decoder(list[Software])
 _CONFIG, _CLOSE = msgspec.msgpack.Decoder(RunConfig), msgspec.msgpack.Decoder(Close)
-_INVITATION = msgspec.msgpack.Decoder(Invitation)
+_INVITATION, _TOTAL = msgspec.msgpack.Decoder(Invitation), msgspec.msgpack.Decoder(TotalHeader)
+_OPEN_SUM, _MESSAGE = msgspec.msgpack.Decoder(OpenSum), msgspec.msgpack.Decoder(tuple[str, bytes])
 _FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in place of a frame names its file
 
 
@@ -115,14 +129,19 @@ class Store:
             self._connection.execute("PRAGMA synchronous = FULL")
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
-                self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-                version = SCHEMA_VERSION
+                version = self._make_tables()
         self._errors.remember()
-        if version != SCHEMA_VERSION:
+        self._version = version
+        if version not in (SCHEMA_VERSION, _WITHOUT_SUMS):
             raise StoreError(
                 f"{self.path}: expected a store of schema {SCHEMA_VERSION}, got {version}; "
                 "continue the run with the version of fedmq that wrote it, or choose another --out"
             )
+
+    def _make_tables(self) -> int:
+        """Add the tables that are missing; return the version of the schema."""
+        self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        return SCHEMA_VERSION
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -206,11 +225,16 @@ class Store:
                 blob = msgspec.msgpack.encode(kept)
                 digest = _digest(round, trainer, counted_in, blob)
                 self._write("INSERT INTO results VALUES (?, ?, ?, ?, ?)", round, trainer, counted_in, blob, digest)
+            case StoredTotal(round, header, blobs):
+                self.save(StoredResult(round, TOTAL, round, [msgspec.msgpack.encode(header), *blobs]))
+            case OpenSum():
+                self._save_sum(record)
             case Close():
                 blob = msgspec.msgpack.encode(record)
                 (before,) = self._row("SELECT digest FROM closes WHERE round = ?", record.round - 1) or (b"",)
                 digest = self._chain(before, record.round, blob)
                 self._write("INSERT INTO closes VALUES (?, ?, ?, ?)", record.round, blob, before, digest)
+                self._write("DELETE FROM sums")
             case Invitation():
                 blob = msgspec.msgpack.encode(record)
                 digest = _digest(record.round, blob)
@@ -252,15 +276,40 @@ class Store:
             last = digest
             yield close
 
-    def results(self, counted_in: int) -> Iterator[StoredResult]:
-        """Yield the results that the close of this round uses, by (round, trainer)."""
+    def results(self, counted_in: int) -> Iterator[StoredResult | StoredTotal]:
+        """Yield the results that the close of this round uses, by (round, trainer), or the total of a secure sum."""
         query = "SELECT * FROM results WHERE counted_in = ? ORDER BY round, trainer"
         for number, trainer, counted, blob, digest in self._read(query, counted_in):
             what = f"the result of {trainer} in round {number}"
             self._check(digest == _digest(number, trainer, counted, blob), what)
             kept = self._decode(blob, _FRAMES)
             frames = [frame if isinstance(frame, bytes) else self._blob(frame, what) for frame in kept]
-            yield StoredResult(number, trainer, counted, frames)
+            if trainer == TOTAL:
+                self._check(bool(frames) and number == counted, what)
+                yield StoredTotal(number, self._decode(frames[0], _TOTAL), frames[1:])
+            else:
+                yield StoredResult(number, trainer, counted, frames)
+
+    def totals(self) -> Iterator[StoredTotal]:
+        """Yield the totals of secure sums, newest first."""
+        for (number,) in self._read("SELECT counted_in FROM results WHERE trainer = ? ORDER BY round DESC", TOTAL):
+            yield from (one for one in self.results(number) if isinstance(one, StoredTotal))
+
+    @property
+    def open_sum(self) -> OpenSum | None:
+        """The secure sum of the open round that may be opened; None: there is none."""
+        if self._version == _WITHOUT_SUMS:
+            return None
+        records: list[bytes] = []
+        for place, blob, digest in self._read("SELECT * FROM sums ORDER BY place"):
+            self._check(digest == _digest(place, blob) and place == len(records), "the open sum")
+            records.append(blob)
+        if not records:
+            return None
+        head, *messages = records
+        return msgspec.structs.replace(
+            self._decode(head, _OPEN_SUM), messages=tuple(self._decode(one, _MESSAGE) for one in messages)
+        )
 
     def invitations(self) -> Iterator[Invitation]:
         """Yield the invitations to the newest sampled rounds, in order: to those whose results may still arrive."""
@@ -278,8 +327,11 @@ class Store:
         return Checkpoint(row[0], row[1])
 
     def keys_since(self, round: int) -> set[tuple[int, str]]:
-        """Return the (round, trainer) of every result of `round` and later ones."""
-        return set(self._read("SELECT round, trainer FROM results WHERE round >= ?", round))
+        """Return the (round, trainer) of every result of `round` and later ones, of those in totals, too."""
+        keys = set(self._read("SELECT round, trainer FROM results WHERE round >= ?", round))
+        of_totals = {number for number, trainer in keys if trainer == TOTAL}
+        names = ((one.round, name) for one in self.totals() if one.round in of_totals for name in one.header.rows)
+        return (keys - {(number, TOTAL) for number in of_totals}) | set(names if of_totals else ())
 
     # --- maintenance -------------------------------------------------------------------------------------------------
 
@@ -329,6 +381,7 @@ class Store:
                 self.checkpoint(number)
             for _ in self.invitations():
                 pass
+            _ = self.open_sum
             self._check_reached()
         except StoreDamaged as error:
             problems.append(error.what)
@@ -353,6 +406,13 @@ class Store:
         self.close()
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _save_sum(self, record: OpenSum) -> None:
+        """Save a secure sum in place of another one, each message in a row of its own."""
+        self._write("DELETE FROM sums")
+        head = msgspec.msgpack.encode(msgspec.structs.replace(record, messages=()))
+        for place, blob in enumerate((head, *map(msgspec.msgpack.encode, record.messages))):
+            self._write("INSERT INTO sums VALUES (?, ?, ?)", place, blob, _digest(place, blob))
 
     def _chain(self, before: bytes, round: int, summary: bytes) -> bytes:
         """Return the digest of a close: over the one before, its summary and the digests of its results."""
@@ -395,6 +455,8 @@ class Store:
     def _write(self, statement: str, *values: object) -> None:
         self._claim()
         with self._errors:
+            if self._version == _WITHOUT_SUMS:
+                self._version = self._make_tables()
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(statement, values)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedmq.errors import StoreError
 from fedmq.observe.events import Best
-from fedmq.runs.records import Checkpoint, Close, StoredResult
+from fedmq.protocol.codec import pack
+from fedmq.runs.records import Checkpoint, Close, StoredResult, StoredTotal, TotalHeader
 from fedmq.runs.store import Store
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config
@@ -20,6 +22,11 @@ WAYS_OUT = ("--to-round N keeps that much", "choose another --out", "start the s
 
 def a_result(round: int, trainer: str, counted_in: int | None = None, size: int = 3) -> StoredResult:
     return StoredResult(round, trainer, counted_in or round, [b"up/run/", b"header", b"", trainer.encode() * size])
+
+
+def a_total(round: int, *trainers: str, size: int = 3) -> StoredTotal:
+    infos, blobs = pack({"losses": np.full(size, 1 << 40)})
+    return StoredTotal(round, TotalHeader(bytes([round]) * 32, dict.fromkeys(trainers, 2), 16, infos), list(blobs))
 
 
 def a_close(round: int, best: Best | None = BEST) -> Close:

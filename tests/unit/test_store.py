@@ -15,9 +15,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from store_scene import CONFIG, a_close, a_result, filled, one_line, reopened
+from store_scene import CONFIG, a_close, a_result, a_total, filled, one_line, reopened
 
 from fedmq.errors import StoreError
+from fedmq.runs.records import OpenSum
 from fedmq.runs.store import SCHEMA_VERSION, Store
 from fedmq.runs.store_errors import StoreDamaged
 from fedmq.runtime.lock import FolderLock, is_locked
@@ -74,6 +75,44 @@ def test_committed_records_survive_reopening(store: Store) -> None:
     assert list(again.results(3)) == []
     assert again.keys_since(2) == {(2, "bob")}
     again.close()
+
+
+def test_totals_and_the_open_sum_survive_reopening(store: Store, path: Path) -> None:
+    sums = [OpenSum(2, 5, 7, {"bob": 2}, (("bob", b"masked"), ("", bytes(BIG)))), OpenSum(2, 5, 9, {}, (("", b"x"),))]
+    for record in (a_total(1, "alice", "bob"), a_close(1), *sums):
+        store.save(record)
+    store.commit()
+    again = reopened(store)
+    assert list(again.results(1)) == list(again.totals()) == [a_total(1, "alice", "bob")]
+    assert next(again.totals()).update.total_of == {"alice": 2, "bob": 2}
+    assert again.keys_since(0) == {(1, "alice"), (1, "bob")}
+    assert (again.open_sum, again.verify()) == (sums[1], [])
+    change(path, "UPDATE sums SET record = ? WHERE place = 1", b"y")
+    with pytest.raises(StoreDamaged, match="open sum"):
+        _ = again.open_sum
+    again.save(a_total(2))
+    again.save(a_close(2))
+    again.commit()
+    assert again.open_sum is None, "the close of its round drops it"
+    assert list(again.totals()) == [a_total(2), a_total(1, "alice", "bob")], "a spent question has no answers"
+    again.close()
+
+
+def test_store_of_the_schema_before_secure_sums_is_read_and_extended_by_the_first_write(
+    store: Store, path: Path
+) -> None:
+    filled(store).close()
+    change(path, "DROP TABLE sums")
+    change(path, "PRAGMA user_version = 7")
+    with Store(path) as old:
+        assert (len(list(old.closes())), old.open_sum, old.verify()) == (3, None, [])
+    with closing(sqlite3.connect(path)) as unchanged:
+        assert unchanged.execute("PRAGMA user_version").fetchone() == (7,)
+    with Store(path) as old:
+        old.save(a_close(4))
+        old.commit()
+    with Store(path) as again:
+        assert (len(list(again.closes())), again.open_sum, again.verify()) == (4, None, [])
 
 
 @pytest.mark.parametrize("end", [Store.abandon, Store.close], ids=["abandoned", "closed"])
