@@ -133,6 +133,7 @@ class EventPublisher:
         evaluation: Evaluation | None,
         bytes_received: int,
         differences: Mapping[str, tuple[Difference, ...]],
+        secure: bool,
         find: Callable[[], Findings | None],
         now: float,
     ) -> None:
@@ -156,6 +157,7 @@ class EventPublisher:
                 bytes_down=bytes_sent - self._bytes_sent,
                 saturated=self._saturated,
                 metrics={name: total / rows for name, (total, rows) in sorted(self._metrics.items())} or msgspec.UNSET,
+                secure=secure,
                 restarted=evaluation is not None and evaluation.restarted,
             )
         )

@@ -14,6 +14,8 @@ class Phase(Enum):
 
     WAITING = "waiting"
     COLLECTING = "collecting"
+    CONSISTENCY = "consistency"  # of a secure run, as the next one
+    UNMASKING = "unmasking"
     CLOSING = "closing"
     FINISHED = "finished"
 

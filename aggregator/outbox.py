@@ -11,8 +11,18 @@ from fedmq.algorithms.base import Plan, encode_query
 from fedmq.errors import Rejected
 from fedmq.observe.events import AnyEvent
 from fedmq.protocol import topics
-from fedmq.protocol.codec import CODE, Frames, Payload, encode, pack
-from fedmq.protocol.messages import Accepted, Delta, Hello, Message, Refused, Result, Round
+from fedmq.protocol.codec import CODE, PARTS, Frames, Payload, encode, pack
+from fedmq.protocol.messages import (
+    SECURE_VERSION,
+    Accepted,
+    Delta,
+    Hello,
+    Message,
+    Refused,
+    Result,
+    Round,
+    SumRequest,
+)
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Record, StoredResult
 
@@ -69,24 +79,40 @@ class Outbox:
         invited: bytes | None,
         staleness: int,
         delta: Delta | None = None,
+        sum_number: int | None = None,
     ) -> None:
         """Publish the open round, or send it to an inbox; with a `delta`, the payload is one."""
-        about, is_delta = (number, acknowledged, invited), delta is not None
+        about, is_delta = (number, acknowledged, invited, sum_number), delta is not None
         if is_delta not in self._rounds or self._rounds[is_delta][0] != about:
-            message = Round(
-                **self.about,
-                round=number,
-                seed=self._seed,
+            message = msgspec.structs.replace(
+                self.round_of(number, plan, payload),
+                v=2 if sum_number is None else SECURE_VERSION,
                 deadline_s=deadline_s,
-                task=self._task,
-                query=encode_query(plan.query),
                 acknowledged=acknowledged,
                 invited=invited,
                 staleness=staleness,
                 delta=delta,
+                sum=sum_number,
             )
             self._rounds[is_delta] = about, encode("", message, payload, self._sign)
         self._append([topic.encode(), *self._rounds[is_delta][1][1:]])
+
+    def round_of(self, number: int, plan: Plan, payload: Payload) -> Round:
+        """Return what a round asks, with nothing that may change while it is open."""
+        return Round(
+            **self.about,
+            arrays=payload.infos,
+            round=number,
+            seed=self._seed,
+            deadline_s=1.0,
+            task=self._task,
+            query=encode_query(plan.query),
+        )
+
+    def send_sums(self, topic: str, parts: bytes, advertise: int = 0) -> None:
+        """Send what secure sums need, to all trainers or to one: messages of `fedmq.secure_sums`, b"" for none."""
+        arrays = {PARTS: np.frombuffer(parts, np.uint8)} if parts else None
+        self._append(encode(topic, SumRequest(**self.about, advertise=advertise), arrays, self._sign))
 
     def send_accepted(self, result: Result) -> None:
         """Acknowledge a late or repeated result; others are acknowledged by the next round or beacon."""

@@ -31,6 +31,11 @@ class PublishedRounds:
         self._bounded: tuple[Any, int] | None = None  # the query with its shapes, and the bound: mostly they stay
 
     @property
+    def is_open(self) -> bool:
+        """Whether a round is open."""
+        return self._open is not None
+
+    @property
     def plan(self) -> Plan:
         """That of the open round."""
         assert self._open is not None

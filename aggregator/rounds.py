@@ -79,6 +79,8 @@ class Rounds:
     longer for `min_trainers`.
     """
 
+    version_min = PROTOCOL_VERSION_MIN  # that a trainer must read
+
     def __init__(
         self,
         config: RunConfig,
@@ -289,7 +291,7 @@ class Rounds:
                 case Goodbye():
                     self._goodbye(message)
                 case SumReply():
-                    raise Rejected("query", "expected plain answers: the run has no secure sums")
+                    self._sum_reply(message, packet)
                 case _:
                     assert_never(message)
         except Rejected as rejected:
@@ -396,8 +398,8 @@ class Rounds:
     def _hello(self, message: Hello, fingerprint: str) -> None:
         if not self.roster.may_ask(message.trainer, self._now):
             return
-        if common_version(message.versions) is None:
-            here = version_text(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
+        if (common_version(message.versions) or 0) < self.version_min:
+            here = version_text(self.version_min, PROTOCOL_VERSION)
             there = version_text(*message.versions)
             rejected = Rejected(
                 "version",
@@ -447,7 +449,6 @@ class Rounds:
         if name not in self.roster:
             self._join(name, held)
             self._welcome(name)
-            trainer = self.roster[name]
         else:
             trainer = self.roster[name]
             if self.config.task.holdout or self.config.task.schema is not None:
@@ -457,29 +458,46 @@ class Rounds:
         if name in self._accepted.get(message.round, ()):
             self._acknowledge_again(message)
             return
+        self._tell(message, packet, held)
+
+    def _tell(self, message: Result, packet: Packet, held: int) -> None:
+        """Give a new result to the strategy, and save it; the trainer has `held` rows."""
+        name = message.trainer
         staleness = self._staleness(message)
+        self._check_size(message)
         update = as_update(message, packet.arrays, self.round, additive=self._strategy.additive)
         self._state = self._strategy.tell(self._state, update)
-        self._accepted.setdefault(message.round, set()).add(name)
-        self._counted += 1
-        answer_s = 0.0
-        if not staleness:
-            self._participants.answer(name)
-            if self.phase is Phase.COLLECTING:
-                answer_s = self._now - self._opened_at
-                self._adaptive_deadline.add(answer_s)
-        if trainer.gone and message.term == self.term and message.attempt == 1:
+        answer_s = 0.0 if staleness else self._answered(name)
+        if self.roster[name].gone and message.term == self.term and message.attempt == 1:
             self._join(name, held)  # the goodbye came from the process that this one replaces
-        if self.roster[name].is_silent:
-            self._publisher.report(events.TrainerReturned(trainer=name, missed=trainer.missed))
-        self.roster.count(name, held, staleness=staleness, again=message.attempt > 1)
         self._outbox.save(StoredResult(message.round, name, self.round, packet.frames))
-        clipped = count_saturated(packet.arrays)
-        entry = self.roster[message.trainer]
-        entry.metrics = message.metrics or entry.metrics
-        self._publisher.accepted(message, staleness, answer_s, self._now, saturated=clipped)
+        self._count(message, held, staleness, answer_s, saturated=count_saturated(packet.arrays))
         if staleness:  # the next round or beacon acknowledges the others
             self._outbox.send_accepted(message)
+
+    def _answered(self, name: str) -> float:
+        """Wait no more for a trainer that has answered the open round; return after how many seconds."""
+        self._participants.answer(name)
+        if self.phase is not Phase.COLLECTING:
+            return 0.0
+        answer_s = self._now - self._opened_at
+        self._adaptive_deadline.add(answer_s)
+        return answer_s
+
+    def _count(self, message: Result, held: int, staleness: int, answer_s: float, *, saturated: int = 0) -> None:
+        """Count and report a result that the strategy has been told."""
+        name = message.trainer
+        trainer = self.roster[name]
+        self._accepted.setdefault(message.round, set()).add(name)
+        self._counted += 1
+        if trainer.is_silent:
+            self._publisher.report(events.TrainerReturned(trainer=name, missed=trainer.missed))
+        self.roster.count(name, held, staleness=staleness, again=message.attempt > 1)
+        trainer.metrics = message.metrics or trainer.metrics
+        self._publisher.accepted(message, staleness, answer_s, self._now, saturated=saturated)
+
+    def _sum_reply(self, message: SumReply, packet: Packet) -> None:
+        raise Rejected("query", f"expected plain answers of {message.trainer}: the run has no secure sums")
 
     def _acknowledge_again(self, message: Result) -> None:
         """Acknowledge a stored result; report its first repetition, since a trainer may repeat it at any rate."""
@@ -505,13 +523,15 @@ class Rounds:
             raise Rejected("uninvited", f"round {message.round} asks other trainers")
         if message.model_digest != self._model_digest(message.round):
             raise Rejected("model-digest", f"computed on another model than round {message.round} published")
-        size, largest = sum(info.nbytes for info in message.arrays), self._published.answer_bytes(message.round)
-        if largest is not None and size > largest:
-            raise Rejected("nbytes", f"expected an answer of at most {largest} bytes, got {size}")
         most = limits.num_examples_max
         if most is not None and message.num_examples > most:
             raise Rejected("values", f"expected at most {most} rows, got {message.num_examples}")
         return staleness
+
+    def _check_size(self, message: Result) -> None:
+        size, largest = sum(info.nbytes for info in message.arrays), self._published.answer_bytes(message.round)
+        if largest is not None and size > largest:
+            raise Rejected("nbytes", f"expected an answer of at most {largest} bytes, got {size}")
 
     def _model_digest(self, number: int) -> bytes | None:
         """Return the digest of the arrays of this round; None if its close was dropped."""
@@ -524,13 +544,7 @@ class Rounds:
     def _advance(self) -> None:
         """Open and close rounds as far as possible."""
         while True:
-            if self.phase is Phase.WAITING and self._broker_up and not self.paused:
-                eligible = self.roster.eligible(self.round)
-                needed = self._patience.needed(self._now, self.config.limits.min_trainers, self.config.task.trainers)
-                if len(eligible) >= needed:
-                    self._open(eligible)
-                else:
-                    self._publisher.waiting(len(eligible), needed)
+            self._open_if_ready()
             if self.phase is Phase.COLLECTING and self._lacks_answers:
                 self._invite_others()
             if self.phase is not Phase.COLLECTING or (why := self._why_close()) is None:
@@ -538,18 +552,33 @@ class Rounds:
             self.phase = Phase.CLOSING
             self._close(why)
 
+    def _open_if_ready(self) -> None:
+        """Open the next round if enough trainers are present."""
+        if self.phase is not Phase.WAITING or not self._broker_up or self.paused:
+            return
+        eligible = self.roster.eligible(self.round)
+        needed = self._patience.needed(self._now, self.config.limits.min_trainers, self.config.task.trainers)
+        if len(eligible) >= needed:
+            self._open(eligible)
+        else:
+            self._publisher.waiting(len(eligible), needed)
+
     def _open(self, eligible: Sequence[str]) -> None:
-        self.phase = Phase.COLLECTING
-        self._patience.opened()
         plan = self._strategy.ask(self._state)
         self._published.open(self.round, plan)
         if self.config.limits.sample is not None and plan.query.partial:
             self._sample(eligible, self.config.limits.sample)
         else:
             self._participants.add(eligible, self.roster.awaited(eligible))
+        self._publish()
+
+    def _publish(self) -> None:
+        """Ask the participants the question of the open round."""
+        self.phase = Phase.COLLECTING
+        self._patience.opened()
         self.roster.forgive()
         self._opened_at = self._now
-        self._adaptive_deadline.begin(plan.query.kind)
+        self._adaptive_deadline.begin(self._published.plan.query.kind)
         self._deadline_s = self._adaptive_deadline.deadline_s
         self._deadline = self._now + self._deadline_s
         self._send_round(topics.ROUNDS + self.config.run)
@@ -605,7 +634,8 @@ class Rounds:
             return "complete"
         return "deadline" if self._deadline is None or self._now >= self._deadline else None
 
-    def _close(self, why: events.Why) -> None:
+    def _close(self, why: events.Why, members: tuple[str, ...] | None = None) -> None:
+        """Close the open round; without `members`, those of the roster count."""
         participants = self._participants
         missing = set[str]() if why == "buffer" else {name for name in participants.missing if name in self.roster}
         missed = set[str]() if why == "buffer" else participants.asked - participants.answered
@@ -613,7 +643,7 @@ class Rounds:
             self._publisher.left(name)
         for name in self.roster.miss(name for name in missed if name in self.roster):
             self._publisher.report(events.TrainerSilent(trainer=name, missed=self.roster[name].missed))
-        members = tuple(self.roster.members(self._now, self.round))
+        members = tuple(self.roster.members(self._now, self.round)) if members is None else members
         self._state = self._strategy.close(self._state, members)
         evaluation, round_s, present = self.evaluation, self._now - self._opened_at, self.roster.present
         self._publisher.closed(
@@ -627,6 +657,7 @@ class Rounds:
             evaluation=evaluation,
             bytes_received=self.bytes_received,
             differences=self.differences,
+            secure=self.config.secure,
             find=lambda: self.findings,
             now=self._now,
         )
@@ -730,7 +761,13 @@ class Rounds:
             invited=self._invited_bits(),
             staleness=0 if self.config.limits.buffer is None else self.config.limits.rounds_late,
             delta=delta,
+            sum_number=self._sum_number,
         )
+
+    @property
+    def _sum_number(self) -> int | None:
+        """The number of the secure sum that covers the answers; None: they are plain."""
+        return None
 
     def _invited_bits(self) -> bytes | None:
         """Return the bitmap of the trainers that the open round invites; None: all."""

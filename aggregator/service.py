@@ -1,8 +1,11 @@
 """The loop of the aggregator: receive, decode, step, save, send. `rounds` decides."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from fedmq.aggregator.machine import EndRun, Input, Output, Phase
 from fedmq.aggregator.roster import Roster
@@ -25,6 +28,9 @@ from fedmq.transport.link import (
 )
 from fedmq.transport.receive import TERM_AHEAD_S_MAX, receive
 
+if TYPE_CHECKING:
+    from fedmq.aggregator.sums import SumIdentities
+
 log = logging.getLogger(__name__)
 
 Watch = Callable[[float, Sequence[AnyEvent]], None]
@@ -35,7 +41,7 @@ class Aggregator:
 
     `watch` gets the events of each step, with their time in seconds since 1970. With a `run_state`, which holds the
     events of earlier lives, observers get them through the broker too. `on_generation` gets the strategy's state after
-    each round that closes, and returns whether the run ends.
+    each round that closes, and returns whether the run ends. A secure run needs the `identities` of its members.
     """
 
     def __init__(
@@ -52,11 +58,12 @@ class Aggregator:
         run_state: RunState | None = None,
         wait_s: float | None = None,
         on_generation: Callable[[Any], bool] | None = None,
+        identities: SumIdentities | None = None,
     ) -> None:
         self._on_generation = on_generation
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
         self._signing: Signing = signing or NoSigning()
-        self.rounds = resume(store, strategy, clock, self._signing, run_state, wait_s)
+        self.rounds = resume(store, strategy, clock, self._signing, run_state, wait_s, identities)
         self.connection = BrokerConnection(broker, clock.now(), connect_timeout_s)
 
     @property
@@ -133,6 +140,7 @@ def resume(
     signing: Signing,
     run_state: RunState | None,
     wait_s: float | None,
+    identities: SumIdentities | None = None,
 ) -> Rounds:
     """Return the rounds of the run in the store, in a new term, where its last life left them."""
     config, again = store.config, store.term > 0
@@ -148,9 +156,10 @@ def resume(
     members = replayed.closes[-1].members if replayed.closes else tuple(replayed.trainers)
     for name, (num_examples, results) in sorted(replayed.trainers.items()):
         roster.restore(name, num_examples, results, now, gone=name not in members)
-    return Rounds(
+    term = store.next_term(clock.wall())
+    return _kind(store, term, identities)(
         config,
-        store.next_term(clock.wall()),
+        term,
         strategy,
         replayed.state,
         roster,
@@ -167,3 +176,23 @@ def resume(
         members=len(members) if replayed.closes else 0,
         invitations=store.invitations(),
     )
+
+
+def _kind(store: Store, term: int, identities: SumIdentities | None) -> Callable[..., Rounds]:
+    """Return what makes the rounds of the run in the store.
+
+    Raises:
+        BadConfiguration: a secure run without keys.
+    """
+    config = store.config
+    if config is None or not config.secure:
+        return Rounds
+    if identities is None:
+        raise BadConfiguration(
+            f"run {config.run}: expected keys (--keys), got none: secure sums need those of trainers"
+        )
+    from fedmq.aggregator.secure_rounds import SecureRounds  # a plain run needs no cryptography
+    from fedmq.aggregator.sums import Sums
+
+    sums = Sums(identities, config.run, term)
+    return partial(SecureRounds, sums=sums, totals=store.totals(), open_sum=store.open_sum)

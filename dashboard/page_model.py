@@ -193,7 +193,7 @@ def _figure(value: float) -> float:
 def _level(event: events.AnyEvent) -> str:
     if isinstance(event, events.RunFinished):
         return {"failed": "bad", "stopped": "warn"}.get(event.why, "good")
-    if isinstance(event, events.Stalled | events.ResultRejected):
+    if isinstance(event, events.Stalled | events.ResultRejected | events.SumAbandoned):
         return "bad"
     return "good" if isinstance(event, _GOOD) else "warn" if isinstance(event, _WARNINGS) else "info"
 

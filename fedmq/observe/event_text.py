@@ -16,6 +16,7 @@ LINES: dict[type, str] = {
     events.TrainerReadmitted: "trainer {0.trainer} was readmitted",
     events.ResultResent: "trainer {0.trainer} sent its result of round {0.round} again",
     events.RunStarted: "run {0.config.run} continues at round {0.round}",
+    events.SumAbandoned: "the secure sum of round {0.round} was abandoned: {0.why}",
     events.Waiting: "waiting for trainers ({0.present} of {0.needed})",
     events.RunPaused: "paused; continue with fedmq runs resume",
     events.RunResumed: "resumed",
@@ -106,7 +107,7 @@ def _of_round(event: events.RoundClosed, metric: str) -> str:
         more = held_out_text(best, metric) or f"fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
         figures = f"{best_text(best, metric)}  {more}"
     figures += "".join(f"  {name} {value:.4g}" for name, value in (event.metrics or {}).items())
-    notes: list[str] = [event.why] if event.why == "deadline" else []
+    notes: list[str] = [event.why] if event.why in ("deadline", "spent") else []
     if event.restarted:
         notes.append("the pool restarted at random: no better loss was found; the best model is kept")
     if event.saturated:

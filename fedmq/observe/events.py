@@ -21,8 +21,9 @@ BEST_PARAMETERS_MAX = 512  # larger models are not published round by round; the
 
 PackedParameters = Annotated[bytes, Meta(max_length=8 * BEST_PARAMETERS_MAX)]  # (num_parameters,) float64, "<f8"
 Figure = Annotated[float, Meta(ge=-1e300, le=1e300)]  # excludes NaN and infinity, which cannot be drawn
-# Why a round closed: all invited trainers answered, its deadline passed, or enough results arrived.
-Why = Literal["complete", "deadline", "buffer"]
+# Why a round closed: all invited trainers answered, its deadline passed, enough results arrived, or the question of a
+# secure run is answered already.
+Why = Literal["complete", "deadline", "buffer", "spent"]
 # Target reached, nothing left to learn, no rounds left, by a user, no trainers left.
 End = Literal["solved", "done", "rounds", "stopped", "failed"]
 
@@ -216,6 +217,14 @@ class Stalled(Event, frozen=True, kw_only=True, tag="stalled"):
     missing: tuple[str, ...]  # some of the trainers without a result
 
 
+class SumAbandoned(Event, frozen=True, kw_only=True, tag="sum-abandoned"):
+    """A secure sum has ended without a total. Its question is asked again in another sum, unless it is `spent`."""
+
+    round: int
+    why: str
+    spent: bool = False  # shares were revealed: the round closes without answers
+
+
 class Waiting(Event, frozen=True, kw_only=True, tag="waiting"):
     """No round opens until more trainers are present."""
 
@@ -271,6 +280,7 @@ AnyEvent = (
     | SiteDiffers
     | CheckpointKept
     | Stalled
+    | SumAbandoned
     | Waiting
     | RunPaused
     | RunResumed

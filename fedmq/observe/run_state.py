@@ -168,6 +168,7 @@ class RunState(msgspec.Struct):
     target = FromConfig[float | None]("task.target", None)
     model = FromConfig[Model | None]("task.model", None)
     seed = FromConfig("seed", 0)
+    secure = FromConfig("secure", False)
     rounds_max = FromConfig("limits.rounds_max", 0)
     min_trainers = FromConfig("limits.min_trainers", 0)
 
@@ -336,6 +337,9 @@ class RunState(msgspec.Struct):
 
     def _stalled(self, at: float, event: events.Stalled) -> None:
         """Change only the feed: `progress_at` gives the length of a stall."""
+
+    def _sum_abandoned(self, at: float, event: events.SumAbandoned) -> None:
+        """Change only the feed: the round opens again, or closes."""
 
     def _waiting(self, at: float, event: events.Waiting) -> None:
         self.waiting = event.present, event.needed

@@ -13,10 +13,11 @@ The state is what its records say: `restore` replays them after a restart, and `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from fedmq.errors import BadConfiguration, Rejected
@@ -73,6 +74,20 @@ class Output(NamedTuple):
     send: tuple[tuple[str, FromAggregator], ...] = ()
 
 
+_saved_encoder = msgspec.msgpack.Encoder()
+_saved_decoder = msgspec.msgpack.Decoder(Record)
+
+
+def saved_to_bytes(saved: Iterable[Saved]) -> tuple[tuple[str, bytes], ...]:
+    """Return what a store keeps of these records."""
+    return tuple((one.sender, _saved_encoder.encode(one.record)) for one in saved)
+
+
+def saved_from_bytes(stored: Iterable[tuple[str, bytes]]) -> tuple[Saved, ...]:
+    """Return the records of a store."""
+    return tuple(Saved(sender, _saved_decoder.decode(record)) for sender, record in stored)
+
+
 class SumAggregator:
     """The aggregator of one sum. `threshold` returns t from the number of members."""
 
@@ -114,10 +129,56 @@ class SumAggregator:
             raise Rejected("signature", f"expected keys that {identity.name} has signed for this sum")
         self._present[identity.name] = Member(identity, keys.share_key, keys.mask_key, keys.signature)
 
-    def fix_cohort(self) -> Output:
-        """Close the phase ADVERTISING: all that have joined are the cohort."""
+    @property
+    def advertised(self) -> frozenset[str]:
+        """The trainers that have sent keys."""
+        return frozenset(self._present)
+
+    @property
+    def members(self) -> frozenset[str]:
+        """The cohort; empty before it is fixed."""
+        return frozenset(self._places)
+
+    @property
+    def threshold(self) -> int:
+        """How many members must survive."""
+        return self._cohort.threshold
+
+    @property
+    def dealers(self) -> frozenset[str]:
+        """The members that have dealt shares; while the question is open, those that are asked."""
+        return frozenset(map(self._name, self._dealers or self._dealt))
+
+    @property
+    def answered(self) -> frozenset[str]:
+        """The dealers whose masked inputs have arrived; from the list of survivors on, these."""
+        return frozenset(map(self._name, self._inputs))
+
+    @property
+    def signed(self) -> frozenset[str]:
+        """The survivors that have signed the list of survivors."""
+        return frozenset(map(self._name, self._signatures))
+
+    @property
+    def signers(self) -> frozenset[str]:
+        """The survivors that are asked for shares."""
+        return frozenset(map(self._name, self._signers))
+
+    @property
+    def revealed(self) -> frozenset[str]:
+        """The signers that have revealed shares."""
+        return frozenset(map(self._name, self._revealed))
+
+    @property
+    def question(self) -> bytes:
+        """The question that is open, 32 bytes."""
+        return self._opened.question
+
+    def fix_cohort(self, names: Collection[str] | None = None) -> Output:
+        """Close the phase ADVERTISING: of the trainers that have joined, those in `names`, or all, are the cohort."""
         self._check_phase(SumPhase.ADVERTISING)
-        members = tuple(self._present[name] for name in sorted(self._present))
+        chosen = self._present if names is None else self._present.keys() & set(names)
+        members = tuple(self._present[name] for name in sorted(chosen))
         return self._proceed((Saved("", Cohort(self.sum_id, self._threshold(len(members)), members)),))
 
     def open(self, question: bytes, length: int) -> Output:
