@@ -23,6 +23,7 @@ from fedmq.algorithms.base import (
     Update,
     check_bounds,
     check_down,
+    is_asked_again,
     is_finished,
 )
 from fedmq.algorithms.growing_map import GrowingMap
@@ -283,6 +284,10 @@ class Additive:
     def finished(self, state: Any) -> bool:
         """Return whether the algorithm has nothing left to learn; False if it never has."""
         return is_finished(self.algorithm, state.inner)
+
+    def asked_again(self, state: Any) -> bool:
+        """Return whether the open round repeats the last one; False if it never does."""
+        return is_asked_again(self.algorithm, state.inner)
 
     def _opened(self, state: Any) -> Any:
         """Return the state with an empty sum for its round."""

@@ -421,6 +421,12 @@ def is_finished(strategy: Any, state: Any) -> bool:
     return finished is not None and bool(finished(state))
 
 
+def is_asked_again(strategy: Any, state: Any) -> bool:
+    """Return whether the open round repeats the last one: the strategy's optional method `asked_again(state)`."""
+    asked_again = getattr(strategy, "asked_again", None)
+    return asked_again is not None and bool(asked_again(state))
+
+
 @dataclass(frozen=True, eq=False)
 class Total:
     """The sum of all answers to one round, in integers.

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.algorithms.additive import RoundSum, same_question
-from fedmq.algorithms.base import Evaluation, Plan, Strategy, Total, Update, is_finished, is_prepared
+from fedmq.algorithms.base import Evaluation, Plan, Strategy, Total, Update, is_asked_again, is_finished, is_prepared
 from fedmq.algorithms.differences import ColumnSummary, Difference, odd_columns, reversed_labels
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan, held_out_query
@@ -66,7 +66,7 @@ class _Progress:
     rounds: dict[int, int] = field(default_factory=dict)  # the algorithm's round by round, or OWN, or EARLIER
     sums: dict[int, RoundSum] = field(default_factory=dict)  # of the rounds of the stages
     examples: GrowingMap[str, int] = field(default_factory=GrowingMap)  # rows by trainer, of the open round
-    since: int = 0  # rounds of training since the last evaluation
+    since: int = 0  # rounds of training since the last evaluation, without repeated ones
     asked: Evaluation | None = None  # what the held-out rows are asked about
     sites: dict[str, Metrics] = field(default_factory=dict)  # on their own rows, by trainer that permits it
     own_moments: dict[str, SiteMoments] = field(default_factory=dict)  # answers of those trainers
@@ -310,12 +310,10 @@ class Staged:
 
     def _trained(self, state: Any, members: frozenset[str]) -> Any:
         complete = bool(members) and members <= state.examples.keys()
-        after = replace(
-            state,
-            inner=self.strategy.close(state.inner, members),
-            inner_round=state.inner_round + 1,
-            since=state.since + 1,
-        )
+        inner = self.strategy.close(state.inner, members)
+        # A restarted trainer may need a round again: that does not move the evaluations, on which the model may depend.
+        again = is_asked_again(self.strategy, inner)
+        after = replace(state, inner=inner, inner_round=state.inner_round + 1, since=state.since + (not again))
         if complete and self._has_other_rows(state, sum(state.examples.values())):
             return self._anew(after)
         every = getattr(self.strategy, "held_out_every", None) or HELD_OUT_EVERY

@@ -109,6 +109,7 @@ class Growing:
     losses: tuple[float, ...] = ()
     clipped: int = 0
     scored: bool = False  # the complete forest has been scored
+    asked_again: bool = False  # the open round repeats the last one, because a trainer had not all that it needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +241,10 @@ class Boosting:
         """Return whether the complete forest has been scored."""
         return state.growing is not None and state.growing.scored
 
+    def asked_again(self, state: BoostingState) -> bool:
+        """Return whether the open round repeats the last one, as after a restart of a trainer."""
+        return state.growing is not None and state.growing.asked_again
+
     def _with_counts(self, state: BoostingState, counts: Integers) -> BoostingState:
         """Refine the fine counts, and then make bins of them."""
         if state.refined + 1 < FINE_ROUNDS:
@@ -272,14 +277,14 @@ class Boosting:
     def _closed(self, state: BoostingState, growing: Growing, total: Total) -> BoostingState:
         """Return the state after an answer to `tree-histograms`."""
         if total.arrays["behind"][0]:
-            return replace(state, growing=replace(growing, whole=True))
+            return replace(state, growing=replace(growing, whole=True, asked_again=True))
         query = _plan(state.task, growing).query
         assert isinstance(query, TreeHistograms)
         evaluation = evaluation_of_rows(growing.parameters, total, 2 * query.unit - query.fraction_bits)
         scored = state.scored
         if scored is None or scored.digest != growing.digest:
             scored = Scored(growing.trees, growing.digest, growing.gains)
-        growing = replace(growing, whole=False, clipped=int(total.arrays["clipped"][0]))
+        growing = replace(growing, whole=False, asked_again=False, clipped=int(total.arrays["clipped"][0]))
         level, model = growing.level, forest_model(state.task.model, "algorithm boosting")
         if level is None:
             growing = replace(growing, scored=True)
