@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
+from fedmq.deploy import processes
+
 # A deadline would time the machine: a page that is read in for the first time takes longer than the test.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -50,6 +52,7 @@ def _conditions(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.C
                 patch.delenv(name)
         patch.setenv("LC_ALL", "C.UTF-8")
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setattr(processes, "CANDIDATES", _own_ports())
         for name in ("no_proxy", "NO_PROXY"):  # the tests talk to this machine only
             patch.setenv(name, "127.0.0.1,localhost")
         if "MPLCONFIGDIR" not in os.environ:  # kept between runs: matplotlib reports when it lists the fonts anew
@@ -57,6 +60,18 @@ def _conditions(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.C
             kept = tmp_path_factory.mktemp("matplotlib") if cache is None else cache.mkdir("matplotlib")
             patch.setenv("MPLCONFIGDIR", str(kept))
         yield
+
+
+def _own_ports() -> range:
+    """Return the ports of this process: a port that another one has chosen too may be free until both bind it.
+
+    The first share is for commands that choose themselves, as `fedmq demo` does.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share = len(processes.CANDIDATES) // (1 + count)
+    first = (1 + number % count) * share
+    return processes.CANDIDATES[first : first + share]
 
 
 def _reset_signals() -> None:

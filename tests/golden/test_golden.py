@@ -30,7 +30,10 @@ PLACEHOLDERS = {
     r"\b\d+(\.\d+)? (s|ms)\b": r"<duration>",
     r"\b\d+ (bytes|late|sent again)\b": r"<n> \1",
 }
-VARYING_LINES = re.compile(r"waiting for trainers \(1 of 2\)|trainer \w+ sent its result of round \d+ again")
+VARYING_LINES = re.compile(
+    r"waiting for trainers \(1 of 2\)|trainer \w+ sent its result of round \d+ again|"
+    r".*the broker at \S+ (does not answer yet; trying again|is connected)$"  # on a busy machine
+)
 
 
 def run(command: str, folder: Path) -> str:

@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import msgspec
-from services import Services, run_fedmq, until
+from services import Services, run_fedmq, until, without_notices
 
 from fedmq.security.keys import transport_public
 from fedmq.security.tokens import decode_token, encode_token, read_issued_tokens, write_issued_token
@@ -97,6 +97,7 @@ class Federation(Services):
 
 def one_line(done: CompletedProcess[str]) -> str:
     """Return the only line of a command on stderr."""
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
+    line = without_notices(done.stderr)
+    assert line.count("\n") == 1, done.stderr
+    assert "Traceback" not in line
+    return line

@@ -31,7 +31,7 @@ from fedmq.security.signing import TrainerSigning
 from fedmq.transport.link import Port
 from fedmq.transport.zeromq.edge import TransportKeys
 
-WAIT_S = 15.0
+WAIT_S = 30.0
 REFUSALS = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL

@@ -22,11 +22,12 @@ TASK = """
 from fedmq import Linear, Task
 task = Task(name="night", model=Linear({columns}), loss="squared-error", metric="loss", rounds=3)
 """
-WAIT_S = 5.0
+WAIT_S = 60.0
+ABSENT_S = 2.0  # for a site that never comes
 COMMAND = (
     *("aggregator", "--task", "night.py", "--algorithm", "averaging", "--param", "learning_rate=0.01"),
     *("--param", "standardize=false"),
-    *("--wait", f"{WAIT_S:g}", "--quiet", "--out", "runs/night-{number}"),
+    *("--quiet", "--out", "runs/night-{number}"),
 )
 ROWS = 8
 
@@ -76,7 +77,8 @@ def play(services: Services, nights: Sequence[What]) -> Iterator[Night]:
         if what == "changed":
             write_rows(folder, "alice", 2 * ROWS)
         before = set(folder.glob("runs/*/report.json"))
-        done = run_fedmq(*COMMAND, "--broker", services.address, cwd=folder, timeout_s=90.0)
+        wait_s = ABSENT_S if what == "absent" else WAIT_S
+        done = run_fedmq(*COMMAND, cwd=folder, timeout_s=90.0, FEDMQ_BROKER=services.address, FEDMQ_WAIT=f"{wait_s:g}")
         new = [report_of(path.parent) for path in set(folder.glob("runs/*/report.json")) - before]
         rows = sum(one["num_examples"] for one in new[0]["trainers"]) if new else None
         yield Night(what, done.returncode, done.stderr.strip(), rows)

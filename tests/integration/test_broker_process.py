@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,6 @@ from fedmq.deploy.processes import free_port
 from fedmq.transport.address import PORTS
 
 DEADLINE_S = 30.0
-STOP_S = 2.0  # a broker has nothing to save
 
 
 def command(*arguments: str) -> list[str]:
@@ -73,13 +71,11 @@ def test_broker_prints_its_address_and_the_next_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_the_broker_at_once_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_ends_the_broker_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path, "--port", str(free_port())) as (process, line):
         assert line
-        signaled_at = time.monotonic()
         process.send_signal(number)
         _, errors = process.communicate(timeout=DEADLINE_S)
-        assert time.monotonic() - signaled_at < STOP_S
         assert process.returncode == 0
         assert errors == ""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from services import Services, closed, events_of, run_fedmq, until
+from services import Services, closed, events_of, run_fedmq, until, without_notices
 
 NEVER_SOLVED = """
 from fedmq import Linear, Task
@@ -29,7 +29,8 @@ def test_late_trainer_takes_part_in_the_next_round(services: Services) -> None:
     (services.folder / "endless.py").write_text(NEVER_SOLVED)
     run = services.folder / "run"
     services.start_broker()
-    services.start("aggregator", "aggregator", "--task", "endless.py", "--min-trainers", "1", "--out", "run")
+    patient = ("--deadline-s", "60")  # each round waits for its trainers, however slow the machine is
+    services.start("aggregator", "aggregator", "--task", "endless.py", "--min-trainers", "1", *patient, "--out", "run")
     services.start_trainer("bob", "linear:1/1")
     until(lambda: closed(run) >= 2, "two rounds with bob alone")
     services.start_trainer("alice", "linear:1/1")
@@ -38,7 +39,7 @@ def test_late_trainer_takes_part_in_the_next_round(services: Services) -> None:
     joined = next(one for one in events if one["event"] == "trainer-joined" and one["trainer"] == "alice")
     first = next(one for one in events if one["event"] == "result-accepted" and one["trainer"] == "alice")
     between = events[events.index(joined) : events.index(first)]
-    assert sum(one["event"] == "round-closed" for one in between) <= 2
+    assert sum(one["event"] == "round-closed" for one in between) <= 1
     services.terminate("aggregator")
     assert services.wait("aggregator") == 1
     assert "continue with: fedmq aggregator --out run" in services.err("aggregator")
@@ -57,11 +58,7 @@ def test_training_continues_after_kills_of_a_trainer_and_the_broker(services: Se
 
     until(lambda: closed(run) >= 3, "three rounds")
     services.kill("carol")
-    until(
-        lambda: "carol" in trainers_in(services, "trainer-left"),
-        "the aggregator to notice that carol is gone",
-        timeout_s=10,
-    )
+    until(lambda: "carol" in trainers_in(services, "trainer-left"), "the aggregator to notice that carol is gone")
     since = len(events_of(run))
     services.start_trainer("carol", "linear:1/1")
     until(lambda: "carol" in trainers_in(services, "result-accepted", since), "a result of carol after her restart")
@@ -76,20 +73,19 @@ def test_training_continues_after_kills_of_a_trainer_and_the_broker(services: Se
 
     for name in names:  # the aggregator still acknowledges what they hold: without it each waits four seconds for that
         services.terminate(name)
-    assert [services.wait(name, timeout_s=5) for name in names] == [0, 0, 0, 0]
+    assert [services.wait(name) for name in names] == [0, 0, 0, 0]
     services.terminate("aggregator")
     assert services.wait("aggregator") == 1, services.err("aggregator")
     assert "Traceback" not in "".join(services.err(name) for name in [*names, "aggregator", "broker"])
 
 
 def test_services_end_with_69_after_the_connect_timeout(services: Services) -> None:
-    services.start_trainer("alice", "xor:1/2", "--connect-timeout", "1.5", "--min-rows", "1")
-    services.start("aggregator", "aggregator", "--task", "xor", "--connect-timeout", "1.5", "--out", "run")
+    services.start_trainer("alice", "xor:1/2", "--connect-timeout", "0.5", "--min-rows", "1")
+    services.start("aggregator", "aggregator", "--task", "xor", "--connect-timeout", "0.5", "--out", "run")
 
-    assert [services.wait(name, timeout_s=15) for name in ("alice", "aggregator")] == [69, 69]
+    assert [services.wait(name) for name in ("alice", "aggregator")] == [69, 69]
     for name in ("alice", "aggregator"):
-        notice, end = services.err(name).splitlines()
-        assert services.address in notice
+        (end,) = without_notices(services.err(name)).splitlines()
         assert end.startswith("fedmq: ")
         assert services.address in end
 

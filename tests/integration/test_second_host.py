@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,8 +17,6 @@ from typing import NamedTuple
 import pytest
 from enrolled import Federation
 from services import WAIT_S, clean_environment, report_of, until
-
-ENROLLED_S = 20.0
 
 
 class Cable(NamedTuple):
@@ -94,7 +91,6 @@ def test_trainer_on_second_host_joins_in_five_commands(cable: Cable, tmp_path: P
     second = tmp_path / "second"
     second.mkdir()
     with Federation(tmp_path, cable.here) as first:
-        began = time.monotonic()
         assert first.fedmq("keys", "init", "--broker", first.address).returncode == 0  # the first command
         first.start_broker()  # the second
         token = first.token()  # the third
@@ -108,8 +104,6 @@ def test_trainer_on_second_host_joins_in_five_commands(cable: Cable, tmp_path: P
         accepted = first.fedmq("keys", "accept", shown)  # the fifth
         assert accepted.returncode == 0, accepted.stderr
         assert joining.wait(WAIT_S) == 0, (second / "join.err").read_text()
-        took = time.monotonic() - began
-        print(f"five commands: {took:.1f} s")
 
         trainer = start_remote(cable, second, "trainer", "trainer", "--keys", "keys", "--data", "xor:1/2")
         first.running["trainer"] = trainer
@@ -118,5 +112,4 @@ def test_trainer_on_second_host_joins_in_five_commands(cable: Cable, tmp_path: P
 
     assert done.returncode == 0, done.stderr
     assert [(one["name"], one["results"] > 0) for one in report_of(tmp_path / "run")["trainers"]] == [("alice", True)]
-    assert took < ENROLLED_S
     assert sorted(path.name for path in (second / "keys").iterdir()) == ["federation.json", "trainer.key"]

@@ -24,9 +24,9 @@ from fedmq.transport.address import PORTS
 from fedmq.transport.link import Delivered, LinkDown, LinkUp, Port
 from fedmq.transport.zeromq import AggregatorSockets, BrokerSockets, ObserverSockets, TrainerSockets
 from fedmq.transport.zeromq.edge import EdgeSockets
-from fedmq.transport.zeromq.endpoint import Endpoint
+from fedmq.transport.zeromq.endpoint import HEARTBEAT_TIMEOUT_MS, Endpoint
 
-NOTICED_S = 2.0  # how soon the end of a process must be known; the promise of the design
+NOTICED_S = 0.75e-3 * HEARTBEAT_TIMEOUT_MS  # the end of a process is known before a heartbeat is missed
 PEER = """
 import sys
 from fedmq.transport.zeromq import TrainerSockets

@@ -12,10 +12,6 @@ import psutil
 import pytest
 from services import Services, report_of, run_fedmq, until
 
-from fedmq.runtime.clock import SystemClock
-
-STOP_S = 5.0
-
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
@@ -61,13 +57,11 @@ def test_signal_of_a_terminal_reaches_trainers_once(services: Services, number: 
 
 
 def end(services: Services, number: signal.Signals) -> None:
-    """Send the signal; the command and its two trainers end within STOP_S."""
-    trainers, clock = children_of(services.running["spawn"]), SystemClock()
+    """Send the signal; the command and its two trainers end."""
+    trainers = children_of(services.running["spawn"])
     assert len(trainers) == 2
-    start = clock.now()
     services.running["spawn"].send_signal(number)
-    assert services.wait("spawn", STOP_S + 5) == 0, services.err("spawn")
-    assert clock.now() - start < STOP_S
+    assert services.wait("spawn") == 0, services.err("spawn")
     assert not any(trainer.is_running() for trainer in trainers)
     assert "Traceback" not in services.err("spawn")
 

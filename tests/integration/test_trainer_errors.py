@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from services import Services, events_of, report_of, run_fedmq, until
+from services import Services, events_of, report_of, run_fedmq, until, without_notices
 
 
 def with_a_missing_column(folder: Path) -> str:
@@ -57,7 +57,7 @@ def test_trainer_with_unfit_rows_declines_and_the_others_solve(tmp_path: Path) -
         services.start("aggregator", "aggregator", "--task", "xor", "--seed", "1", "--out", "run")
         until(lambda: any(one["event"] == "trainer-left" for one in events_of(run)), "mallory's goodbye")
         assert "expected 2 input columns for task xor, got 3" in services.err("mallory")
-        assert services.err("mallory").count("\n") == 1
+        assert without_notices(services.err("mallory")).count("\n") == 1
         services.start_trainer("bob", "xor:2/2")
         assert services.wait("aggregator") == 0, services.err("aggregator")
         assert services.running["mallory"].poll() is None, "it waits for a run that its rows fit"
