@@ -10,7 +10,7 @@ from chromium import CHROMIUM, MISSING, Complaints, chromium
 from playwright.sync_api import Browser, Page
 from scene import Scene
 
-WAIT_MS = 15_000
+WAIT_MS = 30_000
 LARGE = {"width": 1280, "height": 900}
 
 
