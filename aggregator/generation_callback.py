@@ -22,7 +22,8 @@ class GenerationCallback:
         instance: Callable[[Any], Any] | None = getattr(strategy, "instance", None)
         if instance is None:
             raise BadConfiguration(
-                f"on_generation: expected algorithm evolution with one of PyGAD's keywords, got {strategy.name}: give "
+                f"on_generation: expected algorithm evolution with one of PyGAD's keywords and without additive, "
+                f"got {strategy.name}: give "
                 'the task such as parameters={"evolution": {"sol_per_pop": 50}}'
             )
         self._instance, self._on_generation, self._generation = instance, on_generation, 0

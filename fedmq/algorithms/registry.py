@@ -37,6 +37,7 @@ BUILTIN = {
 }
 BUILTIN_LEARNERS = {
     "evolve": "fedmq.algorithms.evolution.learner:LEARNER",
+    "score-pool": "fedmq.algorithms.evolution.learner:SCORES",
     "generation": "fedmq.algorithms.evolution.learner:GENERATION",
     "train": "fedmq.algorithms.averaging.learner:LEARNER",
     "descend": "fedmq.algorithms.averaging.learner:DESCENT",

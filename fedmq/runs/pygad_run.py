@@ -27,7 +27,8 @@ def pygad_instance(folder: str | Path) -> Any:
         instance = getattr(strategy, "instance", None)
         if instance is None:
             raise BadConfiguration(
-                f"{folder}: expected a run of evolution with PyGAD's keywords, such as sol_per_pop, got {strategy.name}"
+                f"{folder}: expected a run of evolution with PyGAD's keywords, such as sol_per_pop, and without "
+                f"additive, got {strategy.name}"
             )
         history: dict[int, Any] = {}  # the best fitness by generation
 

@@ -1,6 +1,7 @@
-"""`evolution` by its parameters: the fast path, or PyGAD itself where one of its keywords is given."""
+"""`evolution` by its parameters: fedmq's own search or PyGAD's, by the answers of each trainer or by totals."""
 
 from fedmq.algorithms.evolution.strategy import Evolution, EvolutionParameters
+from fedmq.algorithms.evolution.totals import AdditiveEvolution
 
 
 class EvolutionChoice:
@@ -14,9 +15,10 @@ class EvolutionChoice:
     Parameters = EvolutionParameters
 
     def __new__(cls, parameters: EvolutionParameters | None = None) -> object:  # type: ignore[misc]
-        """Return an `Evolution` or a `Genetic`."""
-        if parameters is None or not parameters.speaks_pygad:
-            return Evolution(parameters)
-        from fedmq.algorithms.evolution.genetic import Genetic
+        """Return an `Evolution` or a `Genetic`, or one of these that needs only totals."""
+        parameters = parameters or EvolutionParameters()
+        if not parameters.speaks_pygad:
+            return AdditiveEvolution(parameters) if parameters.additive else Evolution(parameters)
+        from fedmq.algorithms.evolution.genetic import AdditiveGenetic, Genetic
 
-        return Genetic(parameters)
+        return AdditiveGenetic(parameters) if parameters.additive else Genetic(parameters)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from fedmq.algorithms.base import Evaluation, Plan, Update, objectives_of
+from fedmq.algorithms.base import Evaluation, Plan, Total, Update, objectives_of
 from fedmq.algorithms.evolution.keywords import PygadKeywords, types_of
-from fedmq.algorithms.evolution.query import Generation
+from fedmq.algorithms.evolution.query import Generation, ScorePool
 from fedmq.algorithms.evolution.stock import (
     Brood,
     Fitness,
@@ -56,6 +56,16 @@ class SiteFitness:
     correct: Integers  # (candidates,)
     found_integers: Integers
     found_numbers: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class SummedFitness:
+    """The fitness of the population of the open round over the trainers that answered."""
+
+    fitness: Floats  # (candidates, objectives)
+    correct: Integers  # (candidates,)
+    rows: int
+    coverage: float  # the share of the members
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +138,7 @@ class Genetic:
 
     def starting_at(self, state: GeneticState, trained: TrainedModel) -> GeneticState:
         """Return the state of round 1 with an earlier model in its population."""
-        population = self._population(state)
+        population = self.population(state)
         population[0] = from_floats(trained.parameters[None].astype(np.float64), self.types)[0]
         integers, numbers = parted(population, self.types)
         return replace(state, brood=replace(state.brood, integers=integers, numbers=numbers))
@@ -153,14 +163,18 @@ class Genetic:
         counted = [sites[name] for name in sorted(sites) if name in frozenset(members)]
         if not counted:
             return state
-        total = _total(counted, self.parameters.fitness_over_trainers == "mean")
+        mean = self.parameters.fitness_over_trainers == "mean"
+        return self.after(state, _summed(counted, mean, len(members)), counted)
+
+    def after(self, state: GeneticState, summed: SummedFitness, sites: Sequence[SiteFitness] = ()) -> GeneticState:
+        """Return the state that this fitness leads to; `sites` have candidates of a local search, if there is one."""
         if state.offspring_integers is not None:
             assert state.fitness is not None
-            return self._bred(state, state.fitness, total, counted)
-        scored = self._scored(state, total, counted, len(members))
-        if scored.finished or not self._selects(total):
+            return self._bred(state, state.fitness, summed.fitness, sites)
+        scored = self._scored(state, summed)
+        if scored.finished or not self._selects(summed.fitness):
             return scored  # the same population is asked again
-        return self._bred(scored, total, None, counted)
+        return self._bred(scored, summed.fitness, None, sites)
 
     def evaluation(self, state: GeneticState) -> Evaluation | None:
         """The best candidate of the last population that has been scored, as `pygad.GA.best_solution` has it."""
@@ -215,18 +229,19 @@ class Genetic:
         """Return whether PyGAD can select parents: by roulette it cannot if the fitness of all candidates is 0."""
         return bool(total.any()) or str(self.keywords.get("parent_selection_type", "sss")).lower() not in ROULETTES
 
-    def _population(self, state: GeneticState) -> Population:
+    def population(self, state: GeneticState) -> Population:
+        """Return the candidates of the open generation, (population, genes)."""
         return population_of(state.brood.integers, state.brood.numbers, self.types)
 
     def _fitness_shape(self, task: Task) -> tuple[int, ...]:
         objectives = objectives_of(task)
         return (self.size, objectives) if objectives > 1 else (self.size,)
 
-    def _scored(self, state: GeneticState, total: Floats, counted: Sequence[SiteFitness], members: int) -> GeneticState:
+    def _scored(self, state: GeneticState, summed: SummedFitness) -> GeneticState:
         """Return the state once the fitness of the population is known: its best, its front, and whether to stop."""
+        total = summed.fitness
         of_pygad = _for_pygad(total)
-        chosen, population = best(of_pygad), self._population(state)
-        correct = sum(int(site.correct[chosen]) for site in counted)
+        chosen, population = best(of_pygad), self.population(state)
         values = population.astype(np.float64)
         with np.errstate(over="ignore"):  # of genes up to 1e308
             diversity = float(values.std(axis=0).mean())
@@ -234,9 +249,9 @@ class Genetic:
         evaluation = Evaluation(
             parameters=population[chosen].astype(np.int64) if whole else values[chosen],
             loss=0.0 - float(total[chosen, 0]),  # no -0
-            correct=correct,
-            rows=sum(site.num_examples for site in counted),
-            coverage=len(counted) / members,
+            correct=int(summed.correct[chosen]),
+            rows=summed.rows,
+            coverage=summed.coverage,
             fitness_best=float(total[chosen, 0]) + 0.0,  # no -0
             fitness_mean=float(total[:, 0].mean()),
             fitness_worst=float(total[:, 0].min()),
@@ -246,7 +261,7 @@ class Genetic:
         again = state.fitness is not None  # a finished population that more trainers have scored
         unchanged = state.unchanged if again else (state.unchanged + 1 if same else 0)
         limit = self.keywords.get("num_generations")
-        everyone = len(counted) == members  # a sum over some of the sites reaches what that over all does not
+        everyone = summed.coverage == 1.0  # a sum over some of the sites reaches what that over all does not
         done = everyone and state.generation > 0 and stops(self.keywords, of_pygad, unchanged)
         return replace(
             state,
@@ -338,6 +353,53 @@ class Genetic:
             )
 
 
+class AdditiveGenetic:
+    """`Genetic` that needs only the totals of losses: see `fedmq.algorithms.base.AdditiveAlgorithm` for each method.
+
+    Each total scores one whole population, so PyGAD never compares candidates that different trainers have scored.
+    """
+
+    name = "evolution"
+    Parameters = EvolutionParameters
+
+    def __init__(self, parameters: EvolutionParameters) -> None:
+        self.parameters, self._genetic = parameters, Genetic(parameters)
+
+    def init(self, task: Task, seed: int) -> GeneticState:
+        return self._genetic.init(task, seed)
+
+    def starting_at(self, state: GeneticState, trained: TrainedModel) -> GeneticState:
+        return self._genetic.starting_at(state, trained)
+
+    def ask(self, state: GeneticState) -> Plan:
+        """Ask for the losses of the population; learners score integers as float64, too."""
+        population = self._genetic.population(state).astype(np.float64)
+        return Plan(ScorePool.of(state.task), {"candidates": population})
+
+    def close(self, state: GeneticState, total: Total | None, late: Mapping[int, Total]) -> GeneticState:
+        """Breed the next population by the total that covers most; without one, the same is asked again."""
+        totals = {number: one for number, one in late.items() if number >= state.since}
+        if total is not None:
+            totals[state.round] = total
+        state = replace(state, round=state.round + 1)
+        if not totals:
+            return state
+        summed = totals[max(totals, key=lambda number: (totals[number].coverage, number))]
+        fitness = SummedFitness(-summed.losses[:, None], summed.arrays["correct"], summed.num_examples, summed.coverage)
+        return self._genetic.after(state, fitness)
+
+    def evaluation(self, state: GeneticState) -> Evaluation | None:
+        return state.evaluation
+
+    def finished(self, state: GeneticState) -> bool:
+        """Return whether `num_generations` are over, or a stop criterion is met."""
+        return state.finished
+
+    def findings(self, state: GeneticState) -> Findings | None:
+        """Return the genes of the best candidate by name; None for the weights of a network."""
+        return self._genetic.findings(state)
+
+
 def _site(update: Update) -> SiteFitness:
     """Return an answer with a column for each objective; a loss is minus a fitness."""
     arrays = update.arrays
@@ -350,6 +412,13 @@ def _site(update: Update) -> SiteFitness:
         found_integers=arrays.get("found_integers", nothing.astype(np.int64)),
         found_numbers=arrays.get("found_numbers", nothing),
     )
+
+
+def _summed(counted: Sequence[SiteFitness], mean: bool, members: int) -> SummedFitness:
+    """Return the fitness over these trainers, some of the members."""
+    correct: Integers = np.sum([site.correct for site in counted], axis=0)
+    rows = sum(site.num_examples for site in counted)
+    return SummedFitness(_total(counted, mean), correct, rows, len(counted) / members)
 
 
 def _total(counted: Sequence[SiteFitness], mean: bool) -> Floats:

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.algorithms.base import Assignment, Learner
+from fedmq.algorithms.evaluation.learner import score_candidates
 from fedmq.algorithms.evolution.local_search import evolve
-from fedmq.algorithms.evolution.query import Evolve, Generation
+from fedmq.algorithms.evolution.query import Evolve, Generation, ScorePool
 from fedmq.algorithms.evolution.stock import SEEDS, best_first, searched
 from fedmq.errors import BadConfiguration, WorkCancelled, WorkError
 from fedmq.models.arrays import Floats
@@ -51,6 +52,7 @@ def _newcomers(population: Floats, fitness: Floats, start: Floats, most: int) ->
 
 
 LEARNER = Learner(Evolve, evolve_pool)
+SCORES = Learner(ScorePool, score_candidates)
 
 
 def fitness_of_generation(query: Generation, work: Assignment) -> dict[str, npt.NDArray[Any]]:

@@ -5,13 +5,14 @@
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
 from fedmq.algorithms.base import (
     CANDIDATES_MAX,
     SEARCH_COPIES,
+    SUM_BITS_MAX,
     ArrayBounds,
     Candidates,
     Demand,
@@ -23,12 +24,15 @@ from fedmq.algorithms.base import (
     demand_of_scores,
     objectives_of,
 )
+from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.keywords import PygadKeywords
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.models.genes import INTEGER_MAX, integer_genes
+from fedmq.protocol.fixed_point import FRACTION_BITS
 from fedmq.tasks.task import Task
 
+VALUE_LOSS_BITS = 20  # of a row of values: squared errors up to 2**20, in units of the task's output scale
 FITNESS_MAX = 1e100  # times the rows of all trainers it is still a number
 
 
@@ -77,6 +81,28 @@ class Evolve(Query, frozen=True, tag="evolve"):
             raise Rejected("shape", f"expected ids of shape {(size,)}, got {shapes['ids']}")
         if not least <= size <= CANDIDATES_MAX:
             raise Rejected("values", f"expected a pool of {least} to {CANDIDATES_MAX}, got {size}")
+
+
+class ScorePool(Evaluate, frozen=True, tag="score-pool"):
+    """Score a pool of candidates, for an algorithm that needs only the total: see `Evaluate`."""
+
+    partial: ClassVar[bool] = False  # candidates that some of the trainers rank are wrong for the others
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """Return the query for a task.
+
+        Raises:
+            BadConfiguration: the task has no loss.
+        """
+        if objectives_of(task):
+            raise BadConfiguration(
+                "parameter additive: expected a task with a loss, got one with fitness_func, whose numbers have no "
+                "bounds for a sum: define score, or leave additive out"
+            )
+        if task.loss == "cross-entropy":
+            return cls()
+        return cls(row_loss_bits=VALUE_LOSS_BITS, rows_max=1 << (SUM_BITS_MAX - FRACTION_BITS - VALUE_LOSS_BITS))
 
 
 class Generation(Query, frozen=True, tag="generation"):

@@ -57,9 +57,12 @@ class EvolutionParameters(FederatedKeywords, frozen=True, forbid_unknown_fields=
     restart_after: Annotated[int, Meta(ge=0, le=ROUNDS_MAX)] = 15  # rounds without progress before a restart; 0: never
     initial: tuple[Initial, Initial] = (-2.0, 2.0)  # random genes are uniform in between
     mutation: Mutation = (-1.5, 0.3)
+    additive: bool = False  # rank by totals, and breed at the aggregator alone: what secure sums need
 
     def __post_init__(self) -> None:
         integer_genes(types_of(self.given), 1)
+        if self.additive:
+            self._check_additive()
         if self.proposals > self.local_population:
             raise BadConfiguration(
                 f"parameter proposals: expected a number from 0 to local_population, {self.local_population}, "
@@ -68,6 +71,20 @@ class EvolutionParameters(FederatedKeywords, frozen=True, forbid_unknown_fields=
         for name, (low, high) in (("initial", self.initial), ("mutation", self.mutation)):
             if not low <= high:
                 raise BadConfiguration(f"parameter {name}: expected [low, high], got {[low, high]}")
+
+    def _check_additive(self) -> None:
+        """Check that totals are enough for the keywords.
+
+        Raises:
+            BadConfiguration: one needs the answer of each trainer, or totals of two rounds.
+        """
+        for keyword, is_given, why in (
+            ("local_generations", bool(self.local_generations), "its candidates come from single trainers"),
+            ("fitness_over_trainers=mean", self.fitness_over_trainers == "mean", "it weighs single answers"),
+            ("mutation_type=adaptive", self.mutation_type == "adaptive", "it compares the totals of two rounds"),
+        ):
+            if is_given:
+                raise BadConfiguration(f"parameter additive: expected no {keyword}, as {why}: leave one of them out")
 
 
 @dataclass(frozen=True, eq=False)
