@@ -32,6 +32,7 @@ from fedmq.models.genes import INTEGER_MAX, integer_genes
 from fedmq.protocol.fixed_point import FRACTION_BITS
 from fedmq.tasks.task import Task
 
+CLASS_LOSS_BITS = 5  # of a row: its cross-entropy is at most 20 nats. What a row may add is all that bounds a total
 VALUE_LOSS_BITS = 20  # of a row of values: squared errors up to 2**20, in units of the task's output scale
 FITNESS_MAX = 1e100  # times the rows of all trainers it is still a number
 
@@ -100,9 +101,8 @@ class ScorePool(Evaluate, frozen=True, tag="score-pool"):
                 "parameter additive: expected a task with a loss, got one with fitness_func, whose numbers have no "
                 "bounds for a sum: define score, or leave additive out"
             )
-        if task.loss == "cross-entropy":
-            return cls()
-        return cls(row_loss_bits=VALUE_LOSS_BITS, rows_max=1 << (SUM_BITS_MAX - FRACTION_BITS - VALUE_LOSS_BITS))
+        bits = CLASS_LOSS_BITS if task.loss == "cross-entropy" else VALUE_LOSS_BITS
+        return cls(row_loss_bits=bits, rows_max=1 << min(32, SUM_BITS_MAX - FRACTION_BITS - bits))
 
 
 class Generation(Query, frozen=True, tag="generation"):
