@@ -485,7 +485,7 @@ class Rounds:
         return answer_s
 
     def _count(self, message: Result, held: int, staleness: int, answer_s: float, *, saturated: int = 0) -> None:
-        """Count and report a result that the strategy has been told."""
+        """Count and report a result that the strategy has received."""
         name = message.trainer
         trainer = self.roster[name]
         self._accepted.setdefault(message.round, set()).add(name)

@@ -20,14 +20,17 @@ import numpy as np
 from fedmq.aggregator.deadline import AdaptiveDeadline
 from fedmq.aggregator.machine import Phase
 from fedmq.aggregator.participants import Participants
+from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
 from fedmq.aggregator.sums import MEMBERS_MIN, RunSum, Sums
-from fedmq.algorithms.base import AdditiveQuery, is_finished
+from fedmq.algorithms.base import AdditiveQuery, Strategy, is_finished
+from fedmq.algorithms.staged import asking_once
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.observe import events
 from fedmq.protocol import topics
 from fedmq.protocol.codec import MASKED, PARTS, Packet, pack
 from fedmq.protocol.messages import SECURE_VERSION, Hello, Result, SumReply
+from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import OpenSum, StoredTotal, TotalHeader
 from fedmq.secure_sums.aggregator import SumPhase
 from fedmq.secure_sums.messages import (
@@ -45,6 +48,7 @@ from fedmq.secure_sums.question import answer_of, length_of, question_of, unflat
 PREPARE_S = 5.0  # for the keys or the shares of trainers that are present; then the sum goes on without the others
 AGAIN_S, AGAIN_MAX_S = 0.5, 8.0  # between requests to a trainer that has not answered
 TOTALS_MAX = 8  # that are kept in memory for a question that is asked again
+REPEATED_MAX = 3  # rounds in a row; an algorithm may repeat one question about each of its stages
 ABANDONED_MAX = 5  # doublings of a deadline that too few trainers meet
 
 
@@ -58,12 +62,22 @@ class SecureRounds(Rounds):
     version_min = SECURE_VERSION
 
     def __init__(
-        self, *args: Any, sums: Sums, totals: Iterable[StoredTotal] = (), open_sum: OpenSum | None = None, **others: Any
+        self,
+        config: RunConfig,
+        term: int,
+        strategy: Strategy[Any],
+        state: Any,
+        roster: Roster,
+        *,
+        sums: Sums,
+        totals: Iterable[StoredTotal] = (),
+        open_sum: OpenSum | None = None,
+        **others: Any,
     ) -> None:
         self._sums = sums
         self._spent: dict[bytes, StoredTotal | None] = {}  # by question; None: it is one too many to keep
         self._question: bytes | None = None  # of the open round, or the one to open
-        self._asked_again: bytes | None = None  # the question of the last round, if it was spent before
+        self._repeated = 0  # rounds in a row whose question was spent before
         self._results: dict[str, tuple[Result, float]] = {}  # with masked answers, and the seconds they took
         self._rows: dict[str, int] = {}  # of their trainers
         self._why: events.Why = "complete"
@@ -72,7 +86,7 @@ class SecureRounds(Rounds):
         self._steps = AdaptiveDeadline(None, ())
         self._again_at, self._again_s = 0.0, AGAIN_S
         self._abandoned = 0  # sums of the open round
-        super().__init__(*args, **others)
+        super().__init__(config, term, asking_once(strategy), state, roster, **others)
         if self.config.limits.min_trainers < MEMBERS_MIN:
             raise BadConfiguration(
                 f"secure: expected min_trainers of at least {MEMBERS_MIN}, got {self.config.limits.min_trainers}"
@@ -291,8 +305,8 @@ class SecureRounds(Rounds):
 
     def _close_spent(self, question: bytes) -> None:
         """Close a round whose question is spent, with the trainers of its total as members; or end the run."""
-        known, self._opened_at = self._spent[question], self._now
-        if known is None or not known.header.rows or self._asked_again == question:
+        known, self._opened_at, repeated = self._spent[question], self._now, self._repeated + 1
+        if known is None or not known.header.rows or repeated > REPEATED_MAX:
             if self.evaluation is not None and is_finished(self._strategy, self._state):
                 self._finish(self.evaluation, "done")
                 return
@@ -307,10 +321,10 @@ class SecureRounds(Rounds):
         self._state = self._strategy.tell(self._state, total.update)
         self._outbox.save(total)
         self._close("spent", tuple(sorted(known.header.rows)))
-        self._asked_again = question
+        self._repeated = repeated
 
     def _close(self, why: events.Why, members: tuple[str, ...] | None = None) -> None:
-        self._asked_again, self._abandoned, self._question = None, 0, None
+        self._repeated, self._abandoned, self._question = 0, 0, None
         super()._close(why, members)
         self._wait_for_keys()
 

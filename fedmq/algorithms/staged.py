@@ -30,7 +30,7 @@ from fedmq.algorithms.growing_map import GrowingMap
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, check_round
 from fedmq.algorithms.starting import starting_at
 from fedmq.algorithms.statistics.constant_model import constant_evaluation
-from fedmq.algorithms.statistics.survey import Survey, SurveyState, blank_survey
+from fedmq.algorithms.statistics.survey import SURVEYS_MAX, Survey, SurveyState, blank_survey
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.moved import moved
@@ -84,14 +84,20 @@ def staged(strategy: Strategy[Any], task: Task | None) -> Strategy[Any]:
     return Staged(strategy) if of_task or getattr(strategy, "needs_survey", False) else strategy
 
 
+def asking_once(strategy: Strategy[Any]) -> Strategy[Any]:
+    """Return the strategy for a secure run."""
+    return Staged(strategy.strategy, once=True) if isinstance(strategy, Staged) else strategy
+
+
 class Staged:
     """A strategy whose rounds are preceded by a survey, and interleaved with evaluations on held-out rows.
 
-    See `fedmq.algorithms.base.Strategy` for each method.
+    See `fedmq.algorithms.base.Strategy` for each method. With `once`, each question is asked once, as in a secure run:
+    no second survey follows when the rows have changed.
     """
 
-    def __init__(self, strategy: Strategy[Any]) -> None:
-        self.strategy, self.name = strategy, strategy.name
+    def __init__(self, strategy: Strategy[Any], *, once: bool = False) -> None:
+        self.strategy, self.name, self.once = strategy, strategy.name, once
         self.additive, self.parameters = strategy.additive, strategy.parameters
 
     @property
@@ -112,7 +118,7 @@ class Staged:
         name, fields = f"Staged{type(inner).__name__}", [("inner", type(inner))]
         kind = make_dataclass(name, fields, bases=(_Progress,), frozen=True, eq=False, kw_only=True)
         buckets, components = getattr(self.strategy, "survey_buckets", 0), getattr(self.strategy, "components", 0)
-        survey = SurveyState.begin(task, buckets, components)
+        survey = SurveyState.begin(task, buckets, components, again=SURVEYS_MAX if self.once else 0)
         return self._opened(kind(task=task, seed=seed, survey=survey, known=known, inner=inner))
 
     def starting_at(self, state: Any, trained: TrainedModel) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedmq.algorithms.base import Strategy, Update
 from fedmq.algorithms.checkpoint import load
+from fedmq.algorithms.staged import asking_once
 from fedmq.errors import Rejected, StoreError
 from fedmq.protocol.codec import decode
 from fedmq.protocol.messages import Result
@@ -47,6 +48,8 @@ def replay(
     Raises:
         StoreError: the store holds a record that no aggregator can have accepted.
     """
+    if store.config is not None and store.config.secure:
+        strategy = asking_once(strategy)
     closes = list(store.closes())
     first = closes[0].round if closes else 1
     replayed = Replayed(strategy.init(task, seed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from fedmq.aggregator.secure_rounds import SecureRounds
 from fedmq.aggregator.sums import SumIdentities, Sums
 from fedmq.algorithms.base import Plan, Update
 from fedmq.algorithms.registry import decode_query, find_algorithm
+from fedmq.algorithms.staged import asking_once
 from fedmq.algorithms.trial import answer
 from fedmq.errors import Rejected
 from fedmq.observe import events
@@ -175,9 +176,11 @@ class Site:
 
 
 class Scene:
-    """A secure run over a store in memory. `lost(name, message)` decides which messages of trainers are lost."""
+    """A secure run over a store in memory. `lost(name, message, arrays)` decides which messages are lost."""
 
-    def __init__(self, sites: int = 3, algorithm: str = "es", task: str = "xor", **limits: Any) -> None:
+    def __init__(
+        self, sites: int = 3, algorithm: str = "es", task: str = "xor", away: Collection[str] = (), **limits: Any
+    ) -> None:
         self.task = find_task(task)
         self.sites = {one.name: one for one in (Site(index, sites, self.task, task) for index in range(sites))}
         self.config = msgspec.structs.replace(
@@ -188,16 +191,18 @@ class Scene:
         )
         self.store, self.term, self.now = Store(":memory:"), 0, 0.0
         self.store.begin(self.config)
-        self.lost: Callable[[str, Any], bool] = lambda name, message: False
+        self.lost: Callable[[str, Any, Any], bool] = lambda name, message, arrays: False
+        self.change: Callable[[str, Any, Any], Any] = lambda name, message, arrays: (message, arrays)
         self.events: list[events.AnyEvent] = []
         self.saved: list[Record] = []
         self.frames: list[Any] = []  # that the aggregator received
-        self.away = set[str]()
+        self.away, self.returns = set(away), dict[str, float]()
         self.start()
 
     def start(self) -> None:
         """Begin a life of the aggregator, from its store."""
         self.term += 1
+        self.inbox: deque[tuple[str, Message, dict[str, Any]]] = deque()
         self.strategy = find_algorithm(self.config.algorithm, self.task)
         replayed = replay(self.store, self.task, self.strategy, self.config.seed)
         identities = {one.name: one.identity.public for one in self.sites.values()}
@@ -229,8 +234,9 @@ class Scene:
         )
 
     def leave(self, name: str) -> None:
-        """Kill a trainer."""
+        """Kill a trainer; it is started again after a second."""
         self.away.add(name)
+        self.returns[name] = self.now + 1.0
         self.sites[name].kill()
         self.hear(Presence(trainer=name, present=False))
 
@@ -244,7 +250,7 @@ class Scene:
 
     def settle(self, until: Phase | None = None) -> None:
         """Deliver messages until none is left, or the run is in this phase."""
-        inbox: deque[tuple[str, Message, dict[str, Any]]] = deque()
+        inbox = self.inbox
         while True:
             output = self.rounds.take_output()
             for record in output.records:
@@ -262,18 +268,21 @@ class Scene:
                     except Rejected as rejected:
                         self.events.append(events.ResultRejected(trainer=name, reason="site", detail=str(rejected)))
                         continue
-                    inbox += [(name, *reply) for reply in replies if not self.lost(name, reply[0])]
+                    inbox += [(name, *reply) for reply in replies if not self.lost(name, *reply)]
             if self.rounds.phase is until or not (inbox or output.sends):
                 return
             if inbox:
                 name, message, arrays = inbox.popleft()
-                self.hear(message, arrays)
+                self.hear(*self.change(name, message, arrays))
 
     def wait(self, seconds: float, until: Phase | None = None) -> None:
         """Let time pass, with a tick for each beacon."""
         end = self.now + seconds
         while self.now < end and self.rounds.phase is not Phase.FINISHED and self.rounds.phase is not until:
             self.now += 0.25
+            for name in [name for name, at in self.returns.items() if at <= self.now]:
+                del self.returns[name]
+                self.join(name)
             self.step(Tick())
             self.settle(until)
 
@@ -287,8 +296,8 @@ class Scene:
 
 
 def plain_state(scene: Scene, rows_of: Callable[[int], list[str]]) -> Any:
-    """Return the state after plain answers of the trainers `rows_of(round)`, told one by one."""
-    strategy = find_algorithm(scene.config.algorithm, scene.task)
+    """Return the state after plain answers of the trainers `rows_of(round)`, one by one."""
+    strategy = asking_once(find_algorithm(scene.config.algorithm, scene.task))
     state = strategy.init(scene.task, scene.config.seed)
     for close in scene.store.closes():
         plan = strategy.ask(state)

@@ -98,9 +98,7 @@ def test_totals_and_the_open_sum_survive_reopening(store: Store, path: Path) -> 
     again.close()
 
 
-def test_store_of_the_schema_before_secure_sums_is_read_and_extended_by_the_first_write(
-    store: Store, path: Path
-) -> None:
+def test_store_of_the_schema_before_secure_sums_is_extended_by_the_first_write(store: Store, path: Path) -> None:
     filled(store).close()
     change(path, "DROP TABLE sums")
     change(path, "PRAGMA user_version = 7")
