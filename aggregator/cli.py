@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from fedmq.aggregator.service import Aggregator
+    from fedmq.aggregator.sums import SumIdentities
     from fedmq.algorithms.base import Strategy
     from fedmq.algorithms.findings import Findings
     from fedmq.models.trained_model import TrainedModel
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from fedmq.protocol.run_config import RunConfig
     from fedmq.runs.report import Report
     from fedmq.runs.store import Store
+    from fedmq.security.keyring import Credentials, Members
     from fedmq.security.signing import Signing
     from fedmq.tasks.task import Task
     from fedmq.transport.zeromq import AggregatorSockets
@@ -182,6 +184,12 @@ def buffer_option(command: Command) -> Command:
 )
 @buffer_option
 @option(
+    "--secure",
+    is_flag=True,
+    help="Learn totals of the answers of at least three trainers, and no single answer. Needs --keys and an algorithm "
+    "that adds up answers.",
+)
+@option(
     "--deadline-s",
     type=SECONDS,
     metavar="SECONDS",
@@ -234,6 +242,7 @@ def aggregator(
     holdout: float | None,
     seed: int | None,
     wait_s: float | None,
+    secure: bool,
     out: Path | None,
     start: str | None,
     resume: bool,
@@ -264,6 +273,7 @@ def aggregator(
       fedmq aggregator --task linear --algorithm averaging --param learning_rate=0.1 --rounds 50 --seed 7 --json
       fedmq aggregator --task linear --from runs/last-month
       fedmq aggregator --task parity4 --sample 2 --select site=eu
+      fedmq aggregator --task linear --algorithm ridge --secure --keys keys
       fedmq aggregator --out runs/parity         (continue it)
       fedmq aggregator --task xor --wait 600 --out 'runs/night-{number}'         (every night)
     """
@@ -291,6 +301,7 @@ def aggregator(
         seed=seed,
         start=start,
         wait_s=wait_s,
+        secure=secure,
         resume=resume,
         require_target=require_target,
         quiet=quiet,
@@ -318,6 +329,7 @@ def run_training(
     seed: int | None = None,
     start: str | None = None,
     wait_s: float | None = None,
+    secure: bool = False,
     resume: bool = False,
     require_target: bool = False,
     quiet: bool = False,
@@ -354,6 +366,8 @@ def run_training(
     chosen = _chosen_limits(limits or {})
     if strategy is not None and wanted is not None:
         check_partial(strategy, wanted, chosen)
+        if secure:
+            chosen = _secure_limits(strategy, wanted, keys, chosen)
     earlier = _start_of(start, strategy, wanted)
     _check_unfinished(folder, resume=resume)
     with writing(f"--out {folder}"):
@@ -370,16 +384,19 @@ def run_training(
                 parameters=parameters_of(strategy),
                 seed=secrets.randbelow(2**31) if seed is None else seed,
                 started=time.time(),
+                secure=secure,
                 limits=Limits(**{"rounds_max": wanted.rounds, "min_trainers": wanted.trainers, **chosen}),
             )
             _begin(store, begun, code, strategy, earlier)
         else:
+            _check_secure_again(store.config, folder, chosen, secure=secure)
             _continue(store, store.config, folder, wanted, code, algorithm, parameters, seed, earlier, chosen)
         config = store.config
         assert config is not None
         if require_target and config.task.target is None:
             raise BadConfiguration(f"--require-target: expected a task with a target, {config.task.name} has none")
-        signing = None if keys is None or credentials is None else AggregatorSigning(credentials, Members(keys))
+        members = None if keys is None else Members(keys)
+        signing = None if members is None or credentials is None else AggregatorSigning(credentials, members)
         link = AggregatorSockets(address, config.run, credentials)
         service = _serve(
             link,
@@ -389,12 +406,46 @@ def run_training(
             address,
             connect_timeout,
             signing,
+            _identities(config, credentials, members),
             metrics,
             wait_s,
             on_generation,
             silent=quiet or as_json,
         )
         return _end(service, folder, store, finished_after, quiet=quiet, as_json=as_json)
+
+
+def _secure_limits(strategy: Strategy[Any], task: Task, keys: Path | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the limits of a new secure run, checked before anything is written."""
+    from fedmq.algorithms.conformance import check_secure
+    from fedmq.protocol.run_config import SECURE_TRAINERS_MIN
+
+    if keys is None:
+        raise BadConfiguration("--secure: expected --keys, as trainers sign what secure sums need: add it")
+    check_secure(strategy, chosen)
+    return {"min_trainers": max(SECURE_TRAINERS_MIN, task.trainers), **chosen, "staleness": 0}
+
+
+def _check_secure_again(config: RunConfig, folder: Path, chosen: Mapping[str, Any], *, secure: bool) -> None:
+    """Check that a run is continued as it has begun: with secure sums, or without."""
+    from fedmq.algorithms.conformance import check_secure
+    from fedmq.algorithms.registry import find_algorithm
+
+    if secure and not config.secure:
+        raise StoreError(
+            f"{folder}: expected no --secure, as this run has begun without it: leave it out, or choose another --out"
+        )
+    if config.secure:
+        check_secure(find_algorithm(config.algorithm, config.task, config.parameters), chosen)
+
+
+def _identities(config: RunConfig, credentials: Credentials | None, members: Members | None) -> SumIdentities | None:
+    """Return the identities of the members of a secure run with keys, else None."""
+    if not config.secure or credentials is None or members is None:
+        return None
+    from fedmq.aggregator.sums import SumIdentities
+
+    return SumIdentities(credentials.federation.id, members.of_name)
 
 
 def _chosen_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
@@ -448,6 +499,7 @@ def _serve(
     broker: str,
     connect_timeout_s: float | None,
     signing: Signing | None,
+    identities: SumIdentities | None,
     metrics_at: tuple[str, int] | None,
     wait_s: float | None,
     on_generation: Callable[[Any], object] | None,
@@ -496,6 +548,7 @@ def _serve(
             run_state=view,
             wait_s=wait_s,
             on_generation=on_generation and GenerationCallback(on_generation, strategy),
+            identities=identities,
         )
         with optional_metrics(
             metrics_at, aggregator_metrics(service, view, tally, clock), lambda: service.connection.problem

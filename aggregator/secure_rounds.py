@@ -22,7 +22,7 @@ from fedmq.aggregator.machine import Phase
 from fedmq.aggregator.participants import Participants
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
-from fedmq.aggregator.sums import MEMBERS_MIN, RunSum, Sums
+from fedmq.aggregator.sums import RunSum, Sums
 from fedmq.algorithms.base import AdditiveQuery, Strategy, is_finished
 from fedmq.algorithms.staged import asking_once
 from fedmq.errors import BadConfiguration, Rejected
@@ -30,7 +30,7 @@ from fedmq.observe import events
 from fedmq.protocol import topics
 from fedmq.protocol.codec import MASKED, PARTS, Packet, pack
 from fedmq.protocol.messages import SECURE_VERSION, Hello, Result, SumReply
-from fedmq.protocol.run_config import RunConfig
+from fedmq.protocol.run_config import SECURE_TRAINERS_MIN, RunConfig
 from fedmq.runs.records import OpenSum, StoredTotal, TotalHeader
 from fedmq.secure_sums.aggregator import SumPhase
 from fedmq.secure_sums.messages import (
@@ -87,10 +87,8 @@ class SecureRounds(Rounds):
         self._again_at, self._again_s = 0.0, AGAIN_S
         self._abandoned = 0  # sums of the open round
         super().__init__(config, term, asking_once(strategy), state, roster, **others)
-        if self.config.limits.min_trainers < MEMBERS_MIN:
-            raise BadConfiguration(
-                f"secure: expected min_trainers of at least {MEMBERS_MIN}, got {self.config.limits.min_trainers}"
-            )
+        if (least := config.limits.min_trainers) < SECURE_TRAINERS_MIN:
+            raise BadConfiguration(f"secure: expected min_trainers of at least {SECURE_TRAINERS_MIN}, got {least}")
         for total in reversed(list(totals)):
             self._remember(total)
         if open_sum is not None and open_sum.round == self.round and self.phase is not Phase.FINISHED:
@@ -140,7 +138,10 @@ class SecureRounds(Rounds):
             self._take_parts(message.trainer, packet)
 
     def _take_parts(self, name: str, packet: Packet) -> None:
-        """Take what a trainer adds to sums. Its keys without its answer show that it has no secrets to answer with."""
+        """Take what a trainer adds to sums.
+
+        Its keys for the next sum without its answer show that it has no secrets of this one: it was restarted.
+        """
         if PARTS not in packet.arrays:
             return
         for part in parts_from_bytes(packet.arrays[PARTS].tobytes()):
@@ -148,7 +149,8 @@ class SecureRounds(Rounds):
                 raise Rejected("header", f"expected messages of a trainer, got {type(part).__name__}")
             if isinstance(part, MaskedInput) or not self._sums.receive(name, part):
                 continue
-            if isinstance(part, Keys) and isinstance(packet.message, SumReply) and self.phase is Phase.COLLECTING:
+            of_next = self._sums.upcoming is not None and part.sum == self._sums.upcoming.machine.sum_id
+            if isinstance(part, Keys) and isinstance(packet.message, SumReply) and of_next:
                 self._participants.exclude(name)
             if isinstance(part, ListSignature | RevealedShares):
                 self._steps.add(self._now - self._stepped_at)

@@ -16,8 +16,6 @@ from fedmq.secure_sums.masks import SumName
 from fedmq.secure_sums.messages import EncryptedShares, FromAggregator, FromTrainer, Keys, Opening
 from fedmq.security.keys import PublicIdentity
 
-MEMBERS_MIN = 3  # a total of two shows each member the answer of the other
-
 
 class SumIdentities(NamedTuple):
     """The federation's id, and the identity of a member by its name."""

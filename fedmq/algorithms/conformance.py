@@ -30,6 +30,7 @@ from fedmq.algorithms.trial import answer
 from fedmq.errors import BadConfiguration, FedmqError, ProtocolError, Rejected, named
 from fedmq.protocol.codec import FRAME_BYTES_MAX, encode, pack
 from fedmq.protocol.messages import Round
+from fedmq.protocol.run_config import SECURE_TRAINERS_MIN
 from fedmq.tables.table import Table
 from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Rows, Task
@@ -326,6 +327,30 @@ def check_partial(strategy: Strategy[Any], task: Task, limits: Mapping[str, Any]
                 f"{name}: expected an algorithm that learns from some of the trainers, such as averaging, es, or "
                 f"evolution without keywords of PyGAD; {strategy.name} here needs the answers of all: leave it out"
             )
+
+
+def check_secure(strategy: Strategy[Any], limits: Mapping[str, Any]) -> None:
+    """Check that a run of the algorithm with these limits can learn from totals of answers only.
+
+    Raises:
+        BadConfiguration: it cannot.
+    """
+    if not strategy.additive:
+        raise BadConfiguration(
+            f"secure: expected an algorithm that needs only sums of answers, such as ridge, newton, boosting, es or "
+            f"averaging without a robust rule; {strategy.name} here needs the answer of each trainer"
+        )
+    for name in ("sample", "buffer", "staleness"):
+        if limits.get(name):
+            raise BadConfiguration(
+                f"{name}: expected rounds that ask all trainers and take no late results, as a secure run has; "
+                f"got {limits[name]:g}: leave it out"
+            )
+    if (trainers := limits.get("min_trainers")) is not None and trainers < SECURE_TRAINERS_MIN:
+        raise BadConfiguration(
+            f"min-trainers: expected at least {SECURE_TRAINERS_MIN} in a secure run, as a total of two shows each "
+            f"trainer the answer of the other; got {trainers}"
+        )
 
 
 def first_training(strategy: Strategy[Any], task: Task) -> Plan:

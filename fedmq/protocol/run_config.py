@@ -9,6 +9,7 @@ from fedmq.names import Name
 from fedmq.protocol.messages import At, Count, Labels, Positive, Seconds
 from fedmq.tasks.task import Task
 
+SECURE_TRAINERS_MIN = 3  # a total of two shows each trainer the answer of the other
 STALENESS_MAX = 15  # an algorithm remembers the results of 16 rounds; see `algorithms.inbox`
 
 

@@ -18,6 +18,7 @@ from fedmq.runs.control_commands import COMMANDS, control_command
 from fedmq.runtime.run_folder import RUNS, folder_of
 
 if TYPE_CHECKING:
+    from fedmq.protocol.run_config import RunConfig
     from fedmq.runs.report import EarlierReport, Report
     from fedmq.runs.status import RunSummary
 
@@ -78,6 +79,12 @@ def ls(folder: Path, as_json: bool) -> None:
     PrintableConsole(width=None if sys.stdout.isatty() else 200).print(table)
 
 
+def _begun_with(config: RunConfig) -> dict[str, object]:
+    """Return what only some runs have: an earlier model, and secure sums."""
+    start = {"from": f"the model with sha256 {config.started_from}"} if config.started_from else {}
+    return {**start, "secure": "the aggregator learns totals of answers only"} if config.secure else {**start}
+
+
 @runs.command()
 @click.argument("run")
 @option("--json", "as_json", is_flag=True, help="The report as JSON, with result.json in it.")
@@ -111,8 +118,7 @@ def show(run: str, as_json: bool) -> None:
         closes = list(store.closes())
         store.close()
         _print_values({"run": config.run, "task": config.task.name, "algorithm": config.algorithm})
-        start = {"from": f"the model with sha256 {config.started_from}"} if config.started_from else {}
-        about = {**start, "parameters": _listed(config.parameters), "seed": config.seed}
+        about = {**_begun_with(config), "parameters": _listed(config.parameters), "seed": config.seed}
         _print_values({**about, "limits": _listed(msgspec.to_builtins(config.limits))})
     rounds = report.rounds if report is not None else closes[-1].round if closes else 0
     _print_values({"state": status_text(folder, time.time()), "rounds": rounds})

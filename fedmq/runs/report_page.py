@@ -328,6 +328,8 @@ def _again(report: Report, counted: Recount) -> str:
         ["SHA-256 of the model", report.model_sha256 or "none"],
         ["computed again from the accepted results", "the same SHA-256" if same else "another SHA-256"],
     ]
+    if report.config.secure:
+        rows.append(["secure sums", "the aggregator has learned totals of answers only"])
     if report.config.started_from:
         rows.append(["began with the model of SHA-256", report.config.started_from])
     how = (

@@ -13,12 +13,13 @@ import pytest
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.averaging.strategy import Averaging, AveragingParameters, AveragingState
 from fedmq.algorithms.base import Evaluation, Plan, Total, Update
-from fedmq.algorithms.conformance import CHECKS
+from fedmq.algorithms.conformance import CHECKS, check_secure
 from fedmq.algorithms.es.strategy import EvolutionStrategy
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.inbox import Inbox
 from fedmq.algorithms.registry import find_algorithm
+from fedmq.errors import BadConfiguration
 from fedmq.tasks.task import Task
 from fedmq.testing import NonConforming, check_algorithm
 
@@ -239,3 +240,19 @@ class Overflowing(Sums):
 def test_query_that_cannot_be_summed_is_refused(algorithm: Any) -> None:
     with pytest.raises(NonConforming):
         check_algorithm(algorithm)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "limits", "words"),
+    [
+        ("evolution", {}, "such as ridge"),
+        ("ridge", {"sample": 0.5}, "sample"),
+        ("ridge", {"buffer": 3}, "buffer"),
+        ("ridge", {"min_trainers": 2}, "at least 3"),
+    ],
+)
+def test_secure_run_that_cannot_be_is_refused_in_one_line(algorithm: str, limits: dict[str, float], words: str) -> None:
+    check_secure(find_algorithm("ridge"), {"min_trainers": 3, "quorum": 0.7})
+    with pytest.raises(BadConfiguration, match=words) as refusal:
+        check_secure(find_algorithm(algorithm), limits)
+    assert "\n" not in str(refusal.value)
