@@ -16,11 +16,12 @@ from fedmq.protocol.codec import decode
 from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Beacon
 from fedmq.security.keyring import Credentials
 from fedmq.transport.address import PORTS, parse_address
-from fedmq.transport.link import Delivered, LinkRefused, LinkUp
+from fedmq.transport.link import Delivered, LinkDown, LinkRefused, LinkUp
 from fedmq.transport.zeromq import SubscriberSockets
 
 CONNECT_S = 2.0
 HANDSHAKE_S = 4.0  # libzmq's own limit and one second
+CLOSED_MAX = 3  # connections: a broker with other credentials reports that it refuses them, or only closes, at random
 LISTEN_S = 1.0  # a live run sends a beacon four times a second
 WITHOUT_KEYS = PORTS - 1
 
@@ -83,13 +84,14 @@ def _connect(host: str, port: int, timeout_s: float) -> str:
 def check_access(address: str, credentials: Credentials | None, wait_s: float = HANDSHAKE_S) -> list[CheckResult]:
     """Check that the broker accepts the connection, then report a published run."""
     with closing(SubscriberSockets(address, topics.BEACONS, credentials=credentials)) as link:
-        deadline = time.monotonic() + wait_s
+        deadline, closed = time.monotonic() + wait_s, 0
         while (left_s := deadline - time.monotonic()) > 0:
             link.wait(left_s)
             for event in link.receive():
+                closed += isinstance(event, LinkDown)
                 if isinstance(event, LinkUp):
                     return [ok("access", f"the broker at {address} accepts the connection"), _published_run(link)]
-                if isinstance(event, LinkRefused):
+                if isinstance(event, LinkRefused) or closed >= CLOSED_MAX:
                     return [_refused(address, credentials)]
     found = f"{address} accepts TCP connections, but does not answer as a fedmq broker"
     advice = "check the address, and that the keys belong to its federation (fedmq trainer join)"
@@ -102,7 +104,7 @@ def _refused(address: str, credentials: Credentials | None) -> CheckResult:
         return problem("access", found, "join its federation: fedmq trainer join, then --keys DIR")
     public = credentials.identity.public
     advice = f"on its machine: fedmq keys accept {public.fingerprint} (fedmq keys ls lists the members)"
-    found = f"the broker at {address} rejects {public.role} {public.name}, or runs without keys"
+    found = f"the broker at {address} rejects {public.role} {public.name}, runs without keys, or is not one of fedmq"
     return problem("access", found, advice)
 
 

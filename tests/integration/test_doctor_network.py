@@ -16,7 +16,7 @@ from services import run_fedmq
 from fedmq.deploy.network_checks import check_access, check_ports, check_reachable
 from fedmq.deploy.processes import free_port
 from fedmq.protocol.codec import encode
-from fedmq.protocol.messages import PROTOCOL_VERSION, Beacon
+from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Beacon
 from fedmq.security.keyring import Credentials, FederationInfo
 from fedmq.security.keys import Identity
 from fedmq.transport.address import PORTS
@@ -136,7 +136,7 @@ def test_published_run_is_reported(port: int, address: str) -> None:
 
 def test_run_of_another_version_is_a_problem(port: int, address: str) -> None:
     topic, header, *rest = encode("beacon/xor-1", Beacon(run="xor-1", term=1, round=7, open=True))
-    newer = header.replace(b"\xa1v" + bytes([PROTOCOL_VERSION]), b"\xa1v" + bytes([PROTOCOL_VERSION + 1]))
+    newer = header.replace(b"\xa1v" + bytes([PROTOCOL_VERSION_MIN]), b"\xa1v" + bytes([PROTOCOL_VERSION + 1]))
     assert newer != header
     state, found = published_run(port, address, [topic, newer, *rest])
     assert (state, "(version)" in found, str(PROTOCOL_VERSION) in found) == ("problem", True, True)
