@@ -7,6 +7,7 @@ within the range that the query declares, so that no check of a total notices th
 
     inverted  the largest loss less the true one; slopes with the other sign
     extreme   the largest loss for the better half of the candidates and 0 for others; slopes at their bound
+    dark      the same with 0.1 of the range of all rows of the sum, as a masked answer has no range of its own
 
 "groups" adds the answers of five groups of three, and takes, of each number, the mean over the groups for each row,
 without the highest and the lowest group. "total" is the sum, as secure sums give it. The survey is always honest.
@@ -30,26 +31,31 @@ from fedmq.algorithms.baselines import measure_here
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.algorithms.trial import answer
 from fedmq.simulation.scenario import scenario
-from fedmq.tasks.row_views import RowViews
+from fedmq.tasks.row_views import RowViews, count_rows
 from fedmq.tasks.task import Task
 
 TRAINERS, GROUP = 15, 3
+DARK_SHARE = 0.1
 ATTACKED = ("slopes", "score-pool")  # kinds of queries
+CASES = (("none", 0), ("inverted", 1), ("inverted", 3), ("extreme", 1), ("extreme", 3), ("dark", 1))
 FORMS: dict[str, dict[str, Any]] = {"evolution": {"additive": True}, "es": {}}
 
 
-def attacked(update: Update, plan: Plan, task: Task, attack: str) -> Update:
-    """Return the answer of a Byzantine trainer, within its bounds."""
-    bounds, arrays = plan.query.answer(task, plan.shapes, update.num_examples), dict(update.arrays)
+def attacked(update: Update, plan: Plan, task: Task, attack: str, rows: int) -> Update:
+    """Return the answer of a Byzantine trainer to a sum of so many rows."""
+    share = int(DARK_SHARE * rows) if attack == "dark" else update.num_examples
+    bounds, arrays = plan.query.answer(task, plan.shapes, share), dict(update.arrays)
     for name, one in arrays.items():
         largest = int(bounds[name].largest)
         if name == "slopes":
             arrays[name] = -one if attack == "inverted" else np.where(one > 0, -largest, largest)
         elif attack == "inverted":
             arrays[name] = largest - one
+        elif name == "correct":
+            is_good = one >= np.median(one)
+            arrays[name] = np.where(is_good, -largest, 0) if attack == "dark" else np.where(is_good, 0, largest)
         else:
-            is_good = one <= np.median(one) if name != "correct" else one >= np.median(one)
-            arrays[name] = np.where(is_good == (name != "correct"), largest, 0)
+            arrays[name] = np.where(one <= np.median(one), largest, 0)
     return replace(update, arrays=arrays)
 
 
@@ -67,14 +73,14 @@ def combined(updates: list[Update], in_groups: bool) -> Update:
     return replace(updates[0], trainer="all", num_examples=rows, arrays=arrays)
 
 
-def accuracy(form: str, split: str, attack: str, liars: int, in_groups: bool, rounds: int, seed: int) -> float:
+def accuracy(form: str, split: str, attack: str, byzantine: int, in_groups: bool, rounds: int, seed: int) -> float:
     """Return the accuracy on held-out rows after so many rounds."""
     found = scenario("breast_cancer", algorithm=form, trainers=TRAINERS, split=split, seed=seed, holdout=0.25)
     task = found.task
     views = {name: RowViews(task, data) for name, data in found.data.items()}
     names = sorted(views)
     np.random.default_rng(seed).shuffle(names)  # Byzantine trainers may share a group
-    byzantine = set(np.random.default_rng([seed, 1]).permutation(names)[:liars].tolist())
+    chosen = set(np.random.default_rng([seed, 1]).permutation(names)[:byzantine].tolist())
     strategy = find_algorithm(form, task, FORMS[form])
     state = strategy.init(task, seed)
     for number in range(1, rounds + 1):
@@ -82,9 +88,14 @@ def accuracy(form: str, split: str, attack: str, liars: int, in_groups: bool, ro
         bare = Plan(plan.query, {name: plan.arrays[name] for name in plan.shapes})
         for name in names:
             update = answer(plan, task, views[name], number, seed, name)
-            is_attacked = name in byzantine and plan.query.kind in ATTACKED
-            updates.append(attacked(update, bare, task, attack) if is_attacked else update)
+            is_attacked = name in chosen and plan.query.kind in ATTACKED
+            rows = sum(count_rows(found.data[one]) for one in names) // (TRAINERS // GROUP if in_groups else 1)
+            updates.append(attacked(update, bare, task, attack, rows) if is_attacked else update)
         one = combined(updates, in_groups and plan.query.kind in ATTACKED)
+        if attack == "dark" and plan.query.kind in ATTACKED:  # which takes care that its total is within the range
+            bounds = plan.query.answer(task, bare.shapes, one.num_examples)
+            arrays = {key: np.clip(array, *bounds[key][2:4]) for key, array in one.arrays.items()}
+            one = replace(one, arrays=arrays)
         state = strategy.close(strategy.tell(state, one), ["all"])
     evaluation = strategy.evaluation(state)
     assert evaluation is not None
@@ -99,19 +110,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--splits", nargs="+", default=["iid", "classes:1"])
+    parser.add_argument("--attacks", nargs="+", default=sorted({attack for attack, _ in CASES}))
     given = parser.parse_args()
     for split in given.splits:
         for form in FORMS:
-            for attack, liars in (("none", 0), ("inverted", 1), ("extreme", 1), ("inverted", 3), ("extreme", 3)):
+            for attack, byzantine in (case for case in CASES if case[0] in given.attacks):
                 cells = []
                 for in_groups in (False, True):
                     values = [
-                        accuracy(form, split, attack, liars, in_groups, given.rounds, seed)
+                        accuracy(form, split, attack, byzantine, in_groups, given.rounds, seed)
                         for seed in range(given.seeds)
                     ]
                     cells.append(f"{statistics.mean(values):5.1f} % (least {min(values):5.1f})")
                 print(
-                    f"{split:<9} {form:<9} {attack:<8} {liars} of {TRAINERS}: total {cells[0]}, groups {cells[1]}",
+                    f"{split:<9} {form:<9} {attack:<8} {byzantine} of {TRAINERS}: total {cells[0]}, groups {cells[1]}",
                     flush=True,
                 )
 

@@ -2,13 +2,13 @@
 
     python docs/measurements/split_xor.py [--seeds 50] [--first 0] [--algorithm evolution] [--trainers 2 3 4]
         [--dropout 0.3]
-    python docs/measurements/split_xor.py --data breast_cancer [--seeds 50] [--rounds 20 60]
+    python docs/measurements/split_xor.py --data breast_cancer [--seeds 50] [--rounds 20 60] [--splits iid classes:1]
 
 Neither of two trainers can learn XOR from its own rows. A change that keeps the bits of an algorithm keeps the digest.
 With more trainers, some have a row alone. `evolution additive` needs only totals, as secure sums give them.
 
 --data: a data set of scikit-learn, three trainers, a quarter of the rows held out, on which accuracies are. `classes:1`
-gives a trainer rows of few classes.
+gives each trainer rows of one class, `sorted:target` rows in the order of their classes.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0, help="share of the trainers that miss a round")
     parser.add_argument("--data", choices=("breast_cancer", "wine", "digits"), help="accuracy on it instead of XOR")
     parser.add_argument("--rounds", type=int, nargs="+", default=[20, 60], help="with --data")
+    parser.add_argument("--splits", nargs="+", default=["iid", "sorted:target"], help="with --data")
     given = parser.parse_args()
     seeds = range(given.first, given.first + given.seeds)
     if given.data:
-        for split in ("iid", "classes:1"):
+        for split in given.splits:
             for rounds in given.rounds:
                 for form in given.algorithm or list(FORMS)[:2]:
                     print(accuracy(given.data, form, split, rounds, seeds), flush=True)
