@@ -45,8 +45,8 @@ VICTIMS = (("aggregator",), ("alice",), ("bob",), ("aggregator", *TRAINERS))
 WAIT_S = 60.0
 
 
-def events_of(folder: Path, kind: str) -> list[int]:
-    """Return the rounds of all events of a kind, in order."""
+def events_of(folder: Path, kind: str, **fields: object) -> list[int]:
+    """Return the rounds of all events of a kind with these fields, in order."""
     try:
         lines = (folder / "events.jsonl").read_bytes().splitlines()
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def events_of(folder: Path, kind: str) -> list[int]:
             event = json.loads(line)
         except ValueError:
             continue  # an incomplete line of a killed process
-        if event["event"] == kind:
+        if event["event"] == kind and fields.items() <= event.items():
             found.append(int(event["round"]))
     return found
 

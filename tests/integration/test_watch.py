@@ -25,6 +25,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         services.start("aggregator", *RUN, "--run", "one", "--quiet")
         for name in ("alice", "bob"):
             services.start_trainer(name, "rows.csv", "--labels", "north")
+        seen(services, "rounds", lambda line: line["round"] > 2)
         yield services
 
 
@@ -51,7 +52,6 @@ def once(services: Services, *arguments: str) -> str:
 
 
 def test_once_shows_a_live_run_by_name_or_folder(services: Services) -> None:
-    seen(services, "rounds", lambda line: line["round"] > 2)
     for run in ("one", "r"):
         shown = once(services, run)
         first = shown.splitlines()[0]
