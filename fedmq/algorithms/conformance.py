@@ -325,7 +325,8 @@ def check_partial(strategy: Strategy[Any], task: Task, limits: Mapping[str, Any]
         if limits.get(name) is not None and not first_training(strategy, task).query.partial:
             raise BadConfiguration(
                 f"{name}: expected an algorithm that learns from some of the trainers, such as averaging, es, or "
-                f"evolution without keywords of PyGAD; {strategy.name} here needs the answers of all: leave it out"
+                f"evolution with neither additive nor keywords of PyGAD; {strategy.name} here needs the answers of "
+                "all: leave it out"
             )
 
 

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from strategy_rounds import rounds_needed
 
 import fedmq
 from fedmq.algorithms.additive import Additive
@@ -79,6 +80,15 @@ def test_split_xor_is_solved_by_totals(tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert report["solved"]
     assert report["rounds"] < 20
+
+
+@pytest.mark.parametrize("task", ["xor", "linear"])
+def test_search_by_totals_ends_while_trainers_drop_out_and_are_late(task: str) -> None:
+    """The totals of the model that ends a run are those of all rows: `rounds_needed` compares them."""
+    of_task = find_task(task)
+    strategy = find_algorithm("evolution", of_task, {"additive": True})
+    needed = [rounds_needed(strategy, of_task, seed, parts=3, absent=0.3, late=0.3) for seed in range(5)]
+    assert None not in needed
 
 
 def test_round_without_a_total_asks_about_other_candidates() -> None:
