@@ -338,8 +338,9 @@ def check_secure(strategy: Strategy[Any], limits: Mapping[str, Any]) -> None:
     """
     if not strategy.additive:
         raise BadConfiguration(
-            f"secure: expected an algorithm that needs only sums of answers, such as ridge, newton, boosting, es or "
-            f"averaging without a robust rule; {strategy.name} here needs the answer of each trainer"
+            "secure: expected an algorithm that needs only sums of answers, such as ridge, newton, boosting, es, "
+            "evolution with additive=true, or averaging without a robust rule; "
+            f"{strategy.name} here needs the answer of each trainer"
         )
     for name in ("sample", "buffer", "staleness"):
         if limits.get(name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -179,9 +179,15 @@ class Scene:
     """A secure run over a store in memory. `lost(name, message, arrays)` decides which messages are lost."""
 
     def __init__(
-        self, sites: int = 3, algorithm: str = "es", task: str = "xor", away: Collection[str] = (), **limits: Any
+        self,
+        sites: int = 3,
+        algorithm: str = "es",
+        task: str = "xor",
+        away: Collection[str] = (),
+        parameters: Mapping[str, Any] = {},
+        **limits: Any,
     ) -> None:
-        self.task = find_task(task)
+        self.task = msgspec.structs.replace(find_task(task), parameters={algorithm: dict(parameters)})
         self.sites = {one.name: one for one in (Site(index, sites, self.task, task) for index in range(sites))}
         self.config = msgspec.structs.replace(
             run_config(

@@ -83,6 +83,22 @@ def test_every_additive_algorithm_ends_as_with_plain_answers(algorithm: str) -> 
     conforms(scene)
 
 
+@pytest.mark.parametrize("keywords", [{}, {"sol_per_pop": 12}])
+def test_evolution_by_totals_ends_as_with_plain_answers(keywords: dict[str, int]) -> None:
+    scene = Scene(algorithm="evolution", parameters={"additive": True, **keywords}, rounds_max=3)
+    scene.run()
+    assert [one.why for one in scene.closed()] == ["complete"] * 3
+    conforms(scene)
+
+
+def test_evolution_by_totals_asks_about_others_after_a_spent_question() -> None:
+    scene = Scene(algorithm="evolution", parameters={"additive": True}, rounds_max=3, leave_s=5.0)
+    scene.lost = lambda name, message, arrays: scene.rounds.round == 1 and carries(message, arrays, RevealedShares)
+    scene.run()
+    assert [one.why for one in scene.closed()] == ["spent", "complete", "complete"]
+    conforms(scene)
+
+
 @pytest.mark.parametrize("algorithm", ["ridge", "newton"])
 def test_algorithm_that_waits_for_a_trainer_goes_on_with_the_total_that_is_known(algorithm: str) -> None:
     scene = Scene(4, algorithm=algorithm, task="linear", rounds_max=12)
