@@ -12,15 +12,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+import msgspec
+import numpy as np
+
 from fedmq.algorithms.base import AdditiveQuery, ArrayBounds, Shapes
 from fedmq.algorithms.registry import decode_query
 from fedmq.errors import BadData, Rejected
-from fedmq.protocol.codec import Array
+from fedmq.protocol.codec import MASKED, PARTS, Array
 from fedmq.protocol.fixed_point import LOSSES
-from fedmq.protocol.messages import Round
+from fedmq.protocol.messages import SECURE_VERSION, Result, Round
 from fedmq.secure_sums.ledger import Ledger
 from fedmq.secure_sums.masks import SumName
-from fedmq.secure_sums.messages import Cohort, EncryptedShares, Keys, Opening, SignedSurvivors, Survivors
+from fedmq.secure_sums.messages import (
+    Cohort,
+    EncryptedShares,
+    Keys,
+    MaskedInput,
+    Opening,
+    SignedSurvivors,
+    Survivors,
+    parts_to_bytes,
+)
+from fedmq.secure_sums.messages import FromTrainer as SumMessage
 from fedmq.secure_sums.policy import SumPolicy
 from fedmq.secure_sums.question import answer_of, flat, length_of, question_of
 from fedmq.secure_sums.shamir import Draw
@@ -212,6 +225,31 @@ class SecureAnswers:
 
 
 _NO_LEDGER = Ledger()
+
+
+def masked_message(plain: Result, asked: AskedSum) -> Result:
+    """Return the message of a masked answer: it says of one trainer only how many rows it has."""
+    return msgspec.structs.replace(
+        plain,
+        v=SECURE_VERSION,
+        arrays=(),
+        sum=asked.sum,
+        fraction_bits=asked.fraction_bits,
+        site_figures=False,
+        metrics=msgspec.UNSET,
+    )
+
+
+def masked_arrays(answer: SumMessage, keys: Keys | None) -> dict[str, Array]:
+    """Return the arrays of a masked answer, with the keys for the next sum."""
+    assert isinstance(answer, MaskedInput)
+    masked = {MASKED: np.frombuffer(answer.values, "<i8")}
+    return masked if keys is None else {**masked, **parts_of(keys)}
+
+
+def parts_of(message: SumMessage) -> dict[str, Array]:
+    """Return the arrays of a SumReply with one message."""
+    return {PARTS: np.frombuffer(parts_to_bytes([message]), np.uint8)}
 
 
 def _in_units(result: PendingResult, asked: AskedSum) -> Mapping[str, Array]:

@@ -42,7 +42,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, assert_never, get_args
 
-import msgspec
 import numpy as np
 
 from fedmq.algorithms.base import CONTROL, WORK_SECONDS_MAX
@@ -57,12 +56,11 @@ from fedmq.errors import (
     named,
 )
 from fedmq.protocol import topics
-from fedmq.protocol.codec import MASKED, PARTS, Array, Packet, model_digest_of
+from fedmq.protocol.codec import PARTS, Array, Packet, model_digest_of
 from fedmq.protocol.fixed_point import FRACTION_BITS, quantize
 from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
-    SECURE_VERSION,
     Accepted,
     Beacon,
     Finished,
@@ -82,14 +80,11 @@ from fedmq.secure_sums import trainer as sums
 from fedmq.secure_sums.ledger import Entry
 from fedmq.secure_sums.messages import (
     Cohort,
-    MaskedInput,
     Opening,
     SignedSurvivors,
     Survivors,
     parts_from_bytes,
-    parts_to_bytes,
 )
-from fedmq.secure_sums.messages import FromTrainer as SumMessage
 from fedmq.secure_sums.question import question_of
 from fedmq.trainer.budget import Budget, Cost, cost_of, shapes_of
 from fedmq.trainer.control_sums import OWN_CONTROL, ControlSum
@@ -114,7 +109,7 @@ from fedmq.trainer.machine import (
 )
 from fedmq.trainer.publications import BaseMissing, chain_after
 from fedmq.trainer.questions import Questions
-from fedmq.trainer.secure_answers import DAMAGED, SecureAnswers
+from fedmq.trainer.secure_answers import DAMAGED, SecureAnswers, masked_arrays, masked_message, parts_of
 from fedmq.transport.link import (
     BrokerConnected,
     BrokerDisconnected,
@@ -636,7 +631,7 @@ class Session:
     def _send_part(self, run: str, followed: FollowedRun, output: sums.Output) -> None:
         self._save_entry(run, output.save)
         reply = SumReply(run=run, term=followed.term, trainer=self.name)
-        self._send(run, reply, {PARTS: _array_of(output.send)})
+        self._send(run, reply, parts_of(output.send))
 
     def _send_masked(self, run: str, followed: FollowedRun) -> None:
         """Send the masked answer that the sum of the newest round asks for, once it is there and the sum is open."""
@@ -648,20 +643,11 @@ class Session:
             output = self.secure.answer(run, asked, delivery.result)
             if output is None:
                 return
-            assert isinstance(output.send, MaskedInput)
             self._save_entry(run, output.save)
             delivery.attempt += 1
-            result = msgspec.structs.replace(
-                delivery.result.result(self.name, followed.term, delivery.attempt),
-                v=SECURE_VERSION,
-                sum=asked.sum,
-                fraction_bits=asked.fraction_bits,
-                site_figures=False,
-                metrics=msgspec.UNSET,
-            )
-            arrays = {MASKED: np.frombuffer(output.send.values, "<i8")}
+            plain = delivery.result.result(self.name, followed.term, delivery.attempt)
             keys = None if self._stop_by is not None else self.secure.keys(run, followed.term, asked.number + 1)
-            self._send(run, result, arrays if keys is None else {**arrays, PARTS: _array_of(keys)})
+            self._send(run, masked_message(plain, asked), masked_arrays(output.send, keys))
 
     def _save_entry(self, run: str, entry: Entry | None) -> None:
         if entry is not None:
@@ -909,8 +895,3 @@ def _question_of(message: Round) -> bytes:
         return question_of(message)
     except QueryRefused:
         return b""
-
-
-def _array_of(message: SumMessage) -> Array:
-    """Return the array `parts` with one message of a secure sum."""
-    return np.frombuffer(parts_to_bytes([message]), np.uint8)

@@ -82,6 +82,7 @@ SPLIT_PAGE = "split.html"
 @option("--online-s", metavar="TIME", help="How long a trainer stays connected. [default: to the end]")
 @option("--offline-s", default="10", metavar="TIME", help="How long it is gone after that.")
 @option("--learner", metavar="FILE.py:NAME", help="As for fedmq trainer: own code that trains and scores.")
+@option("--secure", is_flag=True, help="As for fedmq aggregator, with keys that are made for the simulation.")
 @option("--processes", type=click.IntRange(1, 256), default=1, metavar="N", help="Processes that train.")
 @option(
     "--engine",
@@ -121,6 +122,7 @@ def simulate(
     online_s: str | None,
     offline_s: str,
     learner: str | None,
+    secure: bool,
     processes: int,
     engine: str,
     scheduler: str | None,
@@ -172,6 +174,7 @@ def simulate(
             "online_s": online_s,
             "offline_s": offline_s,
             "learner": learner,
+            "secure": secure,
             "scheduler": scheduler,
             **limits,
         }
@@ -195,6 +198,7 @@ def simulate(
             learner=learner,
             processes=processes,
             scheduler=scheduler,
+            secure=secure,
             limits=limits,
             on_events=on_events,
         )

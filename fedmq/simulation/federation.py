@@ -13,6 +13,8 @@ from fedmq.observe.run_state import RunState
 from fedmq.protocol.run_config import Limits, RunConfig
 from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
+from fedmq.secure_sums.ledger import Ledger
+from fedmq.simulation.identities import VirtualIdentities
 from fedmq.simulation.network import Faults, Simulation
 from fedmq.simulation.worker import VirtualWorker
 from fedmq.tables.table import Table
@@ -20,6 +22,7 @@ from fedmq.tasks.row_views import count_rows
 from fedmq.tasks.task import Rows, Task
 from fedmq.trainer.high_water_marks import HighWaterMarks
 from fedmq.trainer.round_handler import on_rows
+from fedmq.trainer.secure_answers import SecureAnswers
 from fedmq.trainer.service import Trainer
 from fedmq.trainer.session import Session
 from fedmq.trainer.spool import MemorySpool
@@ -33,7 +36,8 @@ AGGREGATOR = "aggregator"
 class Federation:
     """A broker, an aggregator and trainers by name, each with its rows or table; they start with `train` or `start`.
 
-    `labels` are what trainers declare, by name; `learn` replaces their work and `store` the aggregator's store. With a
+    `labels` are what trainers declare, by name; `learn` replaces their work and `store` the aggregator's store. In a
+    `secure` run the aggregator learns totals only; `spools` has what each trainer has stored. With a
     `view`, the aggregator publishes events for observers, which are added through `simulation`. `events` holds all
     events, `finished` whether the run has ended. `simulation` crashes, stops and starts services: `broker`,
     `aggregator`, and trainers by their names.
@@ -53,6 +57,7 @@ class Federation:
         view: RunState | None = None,
         work_s: tuple[float, float] = (0.001, 0.003),
         labels: Mapping[str, tuple[str, ...]] | None = None,
+        secure: bool = False,
     ) -> None:
         self.task, self.strategy, self.seed = task, strategy, seed
         limits = limits or Limits(rounds_max=task.rounds, min_trainers=len(rows))
@@ -70,12 +75,15 @@ class Federation:
                     seed=seed,
                     started=self.simulation.clock.wall(),
                     limits=limits,
+                    secure=secure,
                 )
             )
         else:
             self.store.change_limits(limits)
         self._learn, self._work_s, self._view = learn, work_s, view
         self._labels = labels or {}
+        self._identities = VirtualIdentities(seed, rows) if secure else None
+        self.spools = {name: MemorySpool() for name in rows}
         self.simulation.add_broker(lambda hub: Broker(hub, self.simulation.clock))
         self.simulation.add_aggregator(AGGREGATOR, RUN, self._aggregator)
         for name, own in rows.items():
@@ -92,13 +100,17 @@ class Federation:
                 self.events += happened
                 self.finished = self.finished or any(isinstance(event, events.RunFinished) for event in happened)
 
-        self.aggregator = Aggregator(link, store, self.strategy, clock=clock, watch=watch, run_state=self._view)
+        identities = None if self._identities is None else self._identities.of_members
+        self.aggregator = Aggregator(
+            link, store, self.strategy, clock=clock, watch=watch, run_state=self._view, identities=identities
+        )
         return self.aggregator
 
     def _trainer(self, name: str, rows: Rows | Table) -> Callable[[Link], Trainer]:
-        simulation, learn, spool = self.simulation, self._learn(rows, name), MemorySpool()
+        simulation, learn = self.simulation, self._learn(rows, name)
 
         def make(link: Link) -> Trainer:
+            spool = self.spools[name]
             worker = VirtualWorker(
                 simulation,
                 name,
@@ -117,10 +129,18 @@ class Federation:
                 marks=marks,
                 controls=controls,
                 labels=labels,
+                secure=self._secure(name),
             )
             return Trainer(link, session, worker, clock=simulation.clock, spool=spool)
 
         return make
+
+    def _secure(self, name: str) -> SecureAnswers | None:
+        """Return the part of a trainer in secure sums at another start, with the ledger that it has stored."""
+        if self._identities is None:
+            return None
+        entries = self.spools[name].entries.get(RUN)
+        return self._identities.secure_answers(name, RUN, None if entries is None else Ledger(entries))
 
     def start(self) -> None:
         self.simulation.start(Simulation.broker_name, AGGREGATOR, *self.trainers)

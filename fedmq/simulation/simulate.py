@@ -18,13 +18,13 @@ from fedmq.aggregator.departures import causes_text
 from fedmq.aggregator.generation_callback import GenerationCallback
 from fedmq.aggregator.outcome import report_of
 from fedmq.algorithms.base import WORK_SECONDS_MAX
-from fedmq.algorithms.conformance import check_partial
+from fedmq.algorithms.conformance import check_partial, check_secure
 from fedmq.algorithms.parameters import parameters_of
 from fedmq.errors import BadConfiguration, FedmqError, RunFailed
 from fedmq.observe.event_log import EventLog
 from fedmq.observe.events import AnyEvent
 from fedmq.observe.run_state import RunState
-from fedmq.protocol.run_config import Limits, RunConfig
+from fedmq.protocol.run_config import SECURE_TRAINERS_MIN, Limits, RunConfig
 from fedmq.runs.report import write_report
 from fedmq.runs.store import Store
 from fedmq.runtime.atomic_files import writing
@@ -67,6 +67,7 @@ def simulate(
     learner: str | None = None,
     processes: int = 1,
     scheduler: str | None = None,
+    secure: bool = False,
     progress: bool | None = None,
     **limits: Any,
 ) -> Run:
@@ -97,6 +98,8 @@ def simulate(
         learner: FILE.py:NAME with code of one's own that trains and scores, as for `fedmq trainer --learner`.
         processes: how many processes of this machine train; the model does not depend on it.
         scheduler: the address of a running cluster of Dask that trains instead, such as tcp://10.0.0.5:8786.
+        secure: train by secure sums, of which the aggregator learns the total only. The model is the same where the
+            same trainers answer; a simulation shows what it costs, and hides nothing.
         progress: show a progress bar. None: on a terminal and in a notebook.
         limits: fields of `fedmq.protocol.run_config.Limits`, such as quorum, deadline_s, keep_rounds.
 
@@ -129,6 +132,7 @@ def simulate(
             learner=learner,
             processes=processes,
             scheduler=scheduler,
+            secure=secure,
             limits=limits,
             on_events=on_events,
         )
@@ -172,6 +176,7 @@ def run_scenario(
     learner: str | None = None,
     processes: int = 1,
     scheduler: str | None = None,
+    secure: bool = False,
     limits: Mapping[str, Any] | None = None,
     on_events: OnEvents = lambda _events: None,
 ) -> Run:
@@ -180,6 +185,13 @@ def run_scenario(
     behavior = behavior or Behavior()
     strategy = checked_strategy(task, found.shipped.code, algorithm, dict(parameters or {}))
     check_partial(strategy, task, limits or {})
+    if secure:
+        check_secure(strategy, limits or {})
+        if len(found.data) < SECURE_TRAINERS_MIN:
+            raise BadConfiguration(
+                f"secure: expected at least {SECURE_TRAINERS_MIN} trainers, as a total of two shows each the answer of "
+                f"the other; got {len(found.data)}"
+            )
     config = RunConfig(
         run=name or new_name(task.name),
         task=task,
@@ -187,12 +199,18 @@ def run_scenario(
         parameters=parameters_of(strategy),
         seed=seed,
         started=time.time(),
-        limits=_limits(found, behavior, rounds, limits or {}),
+        limits=_limits(found, behavior, rounds, limits or {}, secure=secure),
+        secure=secure,
     )
     if config.parameters.get("method") == "scaffold" and (processes != 1 or scheduler is not None):
         raise BadConfiguration(
             "method=scaffold: expected one process, which has the control variates of all trainers, got several: "
             "leave out --processes and --engine"
+        )
+    if secure and config.parameters.get("method") == "scaffold" and (behavior.dropout or behavior.online_s):
+        raise BadConfiguration(
+            "method=scaffold: expected trainers that all answer in a simulation with --secure, got --dropout or "
+            "--online-s: leave it out"
         )
     callback = found.shipped.on_generation
     policy = CodePolicy(own=found.shipped if found.shipped.code is not None else None)
@@ -222,13 +240,17 @@ def _workers(population: Population, processes: int, scheduler: str | None) -> W
     return LocalWorkers(population) if processes == 1 else process_workers(population, processes)
 
 
-def _limits(found: Scenario, behavior: Behavior, rounds: int | None, given: Mapping[str, Any]) -> Limits:
+def _limits(
+    found: Scenario, behavior: Behavior, rounds: int | None, given: Mapping[str, Any], *, secure: bool
+) -> Limits:
     """Return the limits of a simulated run: it begins with all trainers, and goes on with any if they come and go."""
     usual = {
         "rounds_max": rounds or found.task.rounds,
-        "min_trainers": len(found.data) if behavior.online_s is None else 1,
+        "min_trainers": len(found.data) if behavior.online_s is None else SECURE_TRAINERS_MIN if secure else 1,
         "beacon_s": BEACON_S,
     }
+    if secure:
+        usual["staleness"] = 0
     return limits_of(usual, given, "simulate")
 
 

@@ -5,6 +5,8 @@
                      ->  events    for the report, the page and the progress
     the next moment of an answer, a connection, or a deadline  ->  Rounds.step_all
 
+In a run with secure sums, trainers answer what the aggregator asks for a sum at the same moment.
+
 What differs from services is only what cannot change a model: no broker, no session, no retransmission. Rounds and
 answers are encoded and decoded as on the wire.
 """
@@ -25,21 +27,32 @@ from fedmq.algorithms.base import Strategy
 from fedmq.observe.events import AnyEvent, RoundClosed
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames, Packet, decode, encode
-from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Hello, Presence, Round
+from fedmq.protocol.messages import (
+    PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN,
+    Hello,
+    Presence,
+    Result,
+    Round,
+    SumRequest,
+    has_bit,
+)
 from fedmq.runs.records import Close
 from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
 from fedmq.security.signing import NoSigning
 from fedmq.simulation.behavior import Behavior
 from fedmq.simulation.clock import VirtualClock
+from fedmq.simulation.identities import VirtualIdentities
 from fedmq.simulation.population import Population
+from fedmq.simulation.secure_population import SecurePopulation, parts_of_request
 from fedmq.trainer.publications import Publications
 from fedmq.transport.link import BrokerConnected, MessageReceived, StopRequested, Tick
 
 BEACON_S = 1e9  # beacons repair lost messages, and none is lost
 IDLE_TICKS_MAX = 1000  # without anything from a trainer, then the run cannot go on,
 IDLE_LIVES_MAX = 1000  # or while all trainers come and go so often, and none answers
-_ROUNDS, _INBOX = topics.ROUNDS.encode(), topics.INBOX.encode()
+_PUBLISHED, _INBOX = (topics.ROUNDS.encode(), topics.SUMS.encode()), topics.INBOX.encode()
 
 What = Literal["answer", "connect", "disconnect"]
 
@@ -80,7 +93,13 @@ class Simulator:
         config = store.config
         assert config is not None, "the store must have been begun"
         self.clock = VirtualClock(config.started)
-        self.rounds = resume(store, strategy, self.clock, NoSigning(), None, None)
+        self._secure: SecurePopulation | None = None
+        of_members = None
+        if config.secure:
+            identities = VirtualIdentities(config.seed, population.num_examples)
+            self._secure = SecurePopulation(identities, config.run, population.num_examples)
+            of_members = identities.of_members
+        self.rounds = resume(store, strategy, self.clock, NoSigning(), None, None, of_members)
         self._run, self._seed = config.run, config.seed
         self._store, self._keep, self._watch = store, keep, watch
         self.closes: list[Close] = []
@@ -98,6 +117,7 @@ class Simulator:
         self._busy: dict[int, int] = {}  # answers that are awaited, by round
         self._lives: dict[str, int] = {}  # how often a trainer has connected and disconnected
         self._publications = Publications()
+        self._replies: list[Input] = []  # of trainers, to what the aggregator has sent just now
         self._idle = 0  # moments since a trainer did something
         self._unanswered = 0  # connections since a trainer answered
 
@@ -176,6 +196,8 @@ class Simulator:
         self._waiting.pop(name, None)
         if self._give_up(name):
             del self._begun[name]  # it gets the round again
+        if self._secure is not None:
+            self._secure.restart(name)
         self._come_and_go(name, "connect")
         message = Presence(trainer=name, present=False)
         return [MessageReceived(Packet(topics.PRESENCE + name, message, {}, ()))]
@@ -212,6 +234,8 @@ class Simulator:
         if name in self._waiting:
             message, frames = self._waiting.pop(name)
             self._begin(message, frames, [name])
+        if self._secure is not None and isinstance(packet.message, Result):
+            return [MessageReceived(one) for one in self._secure.done(name, packet)]
         return [MessageReceived(packet)]
 
     def _give_up(self, name: str) -> bool:
@@ -231,7 +255,14 @@ class Simulator:
     # --- the aggregator -------------------------------------------------------------------------------------------
 
     def _step(self, inputs: Iterable[Input]) -> None:
-        """Give the aggregator what has arrived at this moment, and do what it puts out: save before send."""
+        """Give the aggregator what has arrived at this moment, and then what trainers reply at once."""
+        self._take(inputs)
+        while self._replies:
+            replies, self._replies = self._replies, []
+            self._take(replies)
+
+    def _take(self, inputs: Iterable[Input]) -> None:
+        """Give the aggregator what has arrived, and do what it puts out: save before send."""
         self.rounds.step_all(inputs, self.clock.now(), self.clock.wall())
         output = self.rounds.take_output()
         for record in output.records:
@@ -250,15 +281,17 @@ class Simulator:
             self._step([EndRun()])
 
     def _deliver(self, frames: Frames) -> None:
-        """Deliver a round to all trainers that are connected, or to one; trainers need no other message."""
+        """Deliver a round or a request to all trainers that are connected, or to one; they need no other message."""
         topic = frames[0]
-        if topic.startswith(_ROUNDS):
+        if topic.startswith(_PUBLISHED):
             names: Sequence[str] = self._names
-        elif topic.startswith(_INBOX) and self.rounds.phase is Phase.COLLECTING:
+        elif topic.startswith(_INBOX) and (self._secure is not None or self.rounds.phase is Phase.COLLECTING):
             names = [topic.decode().split("/")[1]]
         else:
             return
         packet = decode(frames)
+        if isinstance(packet.message, SumRequest):
+            self._request(packet, packet.message, names)
         if isinstance(packet.message, Round):
             whole = self._publications.whole(packet)  # once for all trainers: each would compute the same
             message = whole.message
@@ -269,6 +302,25 @@ class Simulator:
             busy = {one for one in asked if self._finishes_first(one, message)}
             self._waiting |= dict.fromkeys(busy, (message, frames))
             self._begin(message, frames, [one for one in asked if one not in busy])
+            self._ask_in_sum(message, names)
+
+    def _ask_in_sum(self, message: Round, names: Iterable[str]) -> None:
+        """Let trainers take part in the sum of a round, if it has one."""
+        if self._secure is None or message.sum is None:
+            return
+        roster = self.rounds.roster
+        for name in names:
+            if name in self._online and name in roster:
+                invited = message.invited is None or has_bit(message.invited, roster[name].index)
+                self._replies += map(MessageReceived, self._secure.round(name, message, invited=invited))
+
+    def _request(self, packet: Packet, message: SumRequest, names: Iterable[str]) -> None:
+        if self._secure is None:
+            return
+        parts = parts_of_request(packet)
+        for name in names:
+            if name in self._online:
+                self._replies += map(MessageReceived, self._secure.request(name, message, parts))
 
     def _invited(self, names: Sequence[str], message: Round) -> list[str]:
         """Return those that a round invites, and that have not begun to work on it yet."""

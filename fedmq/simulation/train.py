@@ -31,6 +31,7 @@ def train(
     seed: int | None = None,
     holdout: float | None = None,
     out: Path | str | None = None,
+    secure: bool = False,
     wait_s: float | None = None,
     connect_timeout_s: float | None = 60.0,
     progress: bool = False,
@@ -51,6 +52,7 @@ def train(
         seed: of all random draws. None: drawn, see `run.report.seed`.
         holdout: the share of each trainer's rows that measures the model. None: the task's.
         out: the folder of the run. None: runs/<run>.
+        secure: train by secure sums, of which this process learns the total only; needs `keys`.
         wait_s: wait so long for the trainers, then give up. None: for ever.
         connect_timeout_s: wait so long for the broker. None: for ever.
         progress: print what happens.
@@ -78,6 +80,7 @@ def train(
         algorithm=algorithm,
         parameters=dict(parameters or {}),
         seed=seed,
+        secure=secure,
         wait_s=wait_s,
         quiet=not progress,
         broker=full_address(broker) if keys is None else None,
