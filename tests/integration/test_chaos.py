@@ -69,3 +69,20 @@ def test_killed_services_reach_the_same_model(case: str) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verdict                   the same" in done.stdout
+
+
+@pytest.mark.timeout(150)
+def test_killed_services_of_a_secure_run_open_each_question_once() -> None:
+    command = [
+        sys.executable,
+        str(CHAOS.with_name("secure_kills.py")),
+        "--trainers",
+        "3",
+        "--kills",
+        "3",
+        "--rounds",
+        "2",
+    ]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=140)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "verdict             that of plain answers" in done.stdout
