@@ -12,7 +12,7 @@ whose question is spent closes at once, with the total that is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ class SecureRounds(Rounds):
 
     def _hello(self, message: Hello, fingerprint: str) -> None:
         super()._hello(message, fingerprint)
-        self._again_at = min(self._again_at, self._now)
+        self._ask({message.trainer})  # not all: many trainers may say hello at once
 
     def _tell(self, message: Result, packet: Packet, held: int) -> None:
         """Give a masked answer to the current sum; the trainer has `held` rows."""
@@ -418,9 +418,14 @@ class SecureRounds(Rounds):
 
     def _ask_again(self) -> None:
         """Ask trainers again that have not answered, ever less often."""
-        if self.phase is not Phase.FINISHED:
-            for request in self._sums.unanswered(self.roster.eligible(self.round)):
-                parts = parts_to_bytes(request.messages) if request.messages else b""
-                self._outbox.send_sums(topics.inbox_of(request.trainer), parts, request.advertise)
+        self._ask(self.roster.eligible(self.round))
         self._again_s = min(AGAIN_MAX_S, 2 * self._again_s)
         self._again_at = self._now + self._again_s
+
+    def _ask(self, names: Collection[str]) -> None:
+        """Ask those of the names again that have not answered."""
+        if self.phase is Phase.FINISHED or not self._broker_up:
+            return
+        for request in self._sums.unanswered(one for one in self.roster.eligible(self.round) if one in names):
+            parts = parts_to_bytes(request.messages) if request.messages else b""
+            self._outbox.send_sums(topics.inbox_of(request.trainer), parts, request.advertise)

@@ -13,7 +13,7 @@ from fedmq.aggregator.secure_rounds import PREPARE_S
 from fedmq.algorithms.checkpoint import dump
 from fedmq.observe import events
 from fedmq.protocol.codec import MASKED, PARTS, decode
-from fedmq.protocol.messages import Result, SumReply
+from fedmq.protocol.messages import Result, SumReply, SumRequest
 from fedmq.runs.records import Close, OpenSum, StoredTotal
 from fedmq.secure_sums.messages import EncryptedShares, Keys, ListSignature, RevealedShares, parts_from_bytes
 
@@ -237,3 +237,14 @@ def test_answer_that_fits_no_sum_is_rejected(change: Callable[[Any, Any], tuple[
 
 def replaced(message: Any, **changes: Any) -> Any:
     return type(message)(**{name: getattr(message, name) for name in message.__struct_fields__} | changes)
+
+
+def test_hello_of_one_trainer_asks_that_trainer_only() -> None:
+    scene = Scene(7, rounds_max=3)
+    scene.lost = lambda name, message, arrays: isinstance(message, Result)
+    scene.settle()
+    scene.wait(1.0)
+    scene.settle()
+    scene.join("t3")
+    asked = [decode(frames) for frames in scene.rounds.take_output().sends]
+    assert {one.topic for one in asked if isinstance(one.message, SumRequest)} == {"to/t3/"}
