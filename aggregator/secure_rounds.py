@@ -32,6 +32,7 @@ from fedmq.protocol.codec import MASKED, PARTS, Packet, pack
 from fedmq.protocol.messages import SECURE_VERSION, Hello, Result, SumReply
 from fedmq.protocol.run_config import SECURE_TRAINERS_MIN, RunConfig
 from fedmq.runs.records import OpenSum, StoredTotal, TotalHeader
+from fedmq.runtime.clock import earliest
 from fedmq.secure_sums.aggregator import SumPhase
 from fedmq.secure_sums.messages import (
     FromTrainer,
@@ -100,6 +101,12 @@ class SecureRounds(Rounds):
         self._question = self._sums.restore(record).machine.question
         self._rows = dict(record.rows)
         self.phase = Phase.UNMASKING
+
+    @property
+    def wake_at(self) -> float | None:
+        """See `Rounds`: also when trainers are to be asked again."""
+        due = super().wake_at
+        return earliest(due, self._again_at) if self._broker_up and self.phase is not Phase.FINISHED else due
 
     # --- inputs ---------------------------------------------------------------------------------------------------
 
@@ -262,6 +269,8 @@ class SecureRounds(Rounds):
         """Give the total to the strategy once enough shares are revealed."""
         current = self._current
         machine = current.machine
+        if self._deadline is not None and self._now >= self._deadline:
+            self._deadline = None  # else it would be due again at once, until enough shares are there
         if machine.phase is SumPhase.UNMASKING:
             if len(machine.revealed) >= machine.threshold and self._is_over(machine.signers - machine.revealed):
                 current.apply(machine.deadline())
