@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from fedmq.algorithms.findings import Findings
     from fedmq.models.trained_model import TrainedModel
     from fedmq.observe.events import AnyEvent
-    from fedmq.protocol.run_config import RunConfig
+    from fedmq.protocol.run_config import Privacy, RunConfig
     from fedmq.runs.report import Report
     from fedmq.runs.store import Store
     from fedmq.security.keyring import Credentials, Members
@@ -132,6 +132,24 @@ def sample_option(command: Command) -> Command:
     )(command)
 
 
+def privacy_options(command: Command) -> Command:
+    """Add --epsilon and --delta."""
+    epsilon = option(
+        "--epsilon",
+        type=FiniteRange(0, 1e6, min_open=True),
+        metavar="E",
+        help="Train with differential privacy: noise is added to all answers, so that the run reveals at most so much "
+        "about a row. [default: no noise]",
+    )
+    delta = option(
+        "--delta",
+        type=FiniteRange(0, 1, min_open=True, max_open=True),
+        metavar="D",
+        help="With --epsilon: the probability that it reveals more; below one in the number of rows. [default: 1e-5]",
+    )
+    return epsilon(delta(command))
+
+
 def buffer_option(command: Command) -> Command:
     """Add --buffer."""
     return option(
@@ -154,6 +172,7 @@ def buffer_option(command: Command) -> Command:
 )
 @algorithm_options
 @holdout_option
+@privacy_options
 @option("--rounds", "rounds_max", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
 @option(
     "--min-trainers",
@@ -254,6 +273,8 @@ def aggregator(
     keys: Path | None,
     connect_timeout: float | None,
     metrics: tuple[str, int] | None,
+    epsilon: float | None,
+    delta: float | None,
     **limits: Any,
 ) -> None:
     """Run one training to its end, or continue the one in --out.
@@ -311,6 +332,8 @@ def aggregator(
         connect_timeout=connect_timeout,
         metrics=metrics,
         limits=limits,
+        epsilon=epsilon,
+        delta=delta,
     )
     if report.why == "failed":
         raise RunFailed(report.failure)
@@ -339,6 +362,8 @@ def run_training(
     connect_timeout: float | None = None,
     metrics: tuple[str, int] | None = None,
     limits: Mapping[str, Any] | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
 ) -> Report:
     """Run the task to its end, as a new run of this name, or continue the run in the folder.
 
@@ -349,8 +374,10 @@ def run_training(
         TooFewTrainers: fewer trainers than needed within the wait.
         SystemExit: it was stopped, and can be continued.
     """
+    from fedmq.aggregator.private_runs import limits_of_private, privacy_of
     from fedmq.algorithms.conformance import check_partial
     from fedmq.algorithms.parameters import parameters_of
+    from fedmq.algorithms.registry import DEFAULT_ALGORITHM
     from fedmq.protocol.run_config import Limits, RunConfig
     from fedmq.runs.store import Store
     from fedmq.runtime.lock import FolderLock
@@ -362,8 +389,14 @@ def run_training(
     parameters = parameters or {}
     address, credentials = find_broker(broker, keys, "aggregator")
     begins = wanted is not None and not (folder / STORE).exists()
-    strategy = checked_strategy(wanted, code, algorithm, parameters) if wanted is not None and begins else None
-    chosen = _chosen_limits(limits or {})
+    chosen, privacy, strategy = _chosen_limits(limits or {}), None, None
+    if wanted is not None and begins:
+        name_of_algorithm = algorithm or wanted.algorithm or DEFAULT_ALGORITHM
+        usual = Limits(**{"rounds_max": wanted.rounds, "min_trainers": wanted.trainers, **chosen})
+        privacy = privacy_of(epsilon, delta, wanted, name_of_algorithm, parameters, usual, secure=secure)
+        strategy = checked_strategy(wanted, code, algorithm, parameters, privacy)
+    elif epsilon is not None or delta is not None:
+        raise BadConfiguration("--epsilon: expected it with a new run only, which keeps it: leave it out")
     if strategy is not None and wanted is not None:
         check_partial(strategy, wanted, chosen)
         if secure:
@@ -385,7 +418,10 @@ def run_training(
                 seed=secrets.randbelow(2**31) if seed is None else seed,
                 started=time.time(),
                 secure=secure,
-                limits=Limits(**{"rounds_max": wanted.rounds, "min_trainers": wanted.trainers, **chosen}),
+                limits=limits_of_private(
+                    Limits(**{"rounds_max": wanted.rounds, "min_trainers": wanted.trainers, **chosen}), privacy
+                ),
+                privacy=privacy,
             )
             _begin(store, begun, code, strategy, earlier)
         else:
@@ -436,7 +472,7 @@ def _check_secure_again(config: RunConfig, folder: Path, chosen: Mapping[str, An
             f"{folder}: expected no --secure, as this run has begun without it: leave it out, or choose another --out"
         )
     if config.secure:
-        check_secure(find_algorithm(config.algorithm, config.task, config.parameters), chosen)
+        check_secure(find_algorithm(config.algorithm, config.task, config.parameters, config.privacy), chosen)
 
 
 def _identities(config: RunConfig, credentials: Credentials | None, members: Members | None) -> SumIdentities | None:
@@ -535,7 +571,7 @@ def _serve(
 
     # In the end the log is closed last: it may fail.
     with closing(log), closing(link), open_progress(view, metric, quiet=silent) as progress:
-        strategy = find_algorithm(config.algorithm, config.task, config.parameters)
+        strategy = find_algorithm(config.algorithm, config.task, config.parameters, config.privacy)
         service = Aggregator(
             link,
             store,
@@ -604,14 +640,14 @@ def _check_unfinished(folder: Path, *, resume: bool) -> int:
 
 
 def checked_strategy(
-    task: Task, code: bytes | None, algorithm: str | None, parameters: dict[str, Any]
+    task: Task, code: bytes | None, algorithm: str | None, parameters: dict[str, Any], privacy: Privacy | None = None
 ) -> Strategy[Any]:
     """Return the strategy of a new run, checked before anything is written."""
     from fedmq.algorithms.conformance import check_algorithm, check_first_plan
     from fedmq.algorithms.registry import DEFAULT_ALGORITHM, find_algorithm, is_file
 
     name = algorithm or task.algorithm or DEFAULT_ALGORITHM
-    strategy = find_algorithm(name, task, parameters)
+    strategy = find_algorithm(name, task, parameters, privacy)
     if is_file(name):
         check_algorithm(strategy)
     check_first_plan(strategy, task, code)
@@ -650,7 +686,7 @@ def _continue(
             )
     if task is not None and code != store.code:
         echo(f"fedmq: {folder}: the run keeps the score() that it began with", err=True)
-    check_partial(find_algorithm(config.algorithm, config.task, config.parameters), config.task, limits)
+    check_partial(find_algorithm(config.algorithm, config.task, config.parameters, config.privacy), config.task, limits)
     store.change_limits(msgspec.structs.replace(config.limits, **limits))
 
 
@@ -713,6 +749,8 @@ def print_report(report: Report, folder: Path, findings: Findings | None) -> Non
     for name, figures in (("held out", report.held_out), ("training", report.training)):
         if figures is not None:
             echo(f"{name:<8} {metrics_text(figures)}")
+    if report.privacy:
+        echo(f"privacy  {report.privacy}")
     if report.spread is not None:
         echo(f"trainers {spread_text(report.spread)}")
     for one in report.trainers:

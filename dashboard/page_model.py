@@ -24,7 +24,19 @@ from fedmq.runtime.printable import printable
 DIGITS = 6  # significant digits of a figure; times are in milliseconds
 
 Values = dict[str, Any]
-_AS_IN_STATE = ("run", "term", "task", "algorithm", "robust", "seed", "metric", "target", "rounds_max", "min_trainers")
+_AS_IN_STATE = (
+    "run",
+    "term",
+    "task",
+    "algorithm",
+    "robust",
+    "privacy",
+    "seed",
+    "metric",
+    "target",
+    "rounds_max",
+    "min_trainers",
+)
 _COUNTS = ("paused", "waiting", "results", "late", "resent", "checkpoint", "present")
 _BEST = ("value", "coverage", "fitness", "fitness_mean", "fitness_worst", "diversity")
 _OF_HELD_OUT = ("training", "balanced_accuracy", "auc")  # of `events.Best`, None without held-out rows

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fedmq.security.keyring import Credentials
     from fedmq.trainer.budget import Budget
     from fedmq.trainer.code_policy import CodePolicy
+    from fedmq.trainer.epsilon_budget import Spending
     from fedmq.trainer.machine import SumIdentity
     from fedmq.trainer.questions import Questions
     from fedmq.trainer.secure_answers import SecureAnswers
@@ -145,6 +146,20 @@ def _fingerprints(ctx: click.Context, param: click.Parameter, text: str | None) 
     help="Answer at most N rounds of all runs on a day, UTC. [default: no limit]",
 )
 @option(
+    "--epsilon-max",
+    type=FiniteRange(0, 1e6, min_open=True),
+    metavar="E",
+    help="Answer questions of runs with --epsilon only, until all runs together have spent so much. What is "
+    "spent is kept in --state. [default: no limit]",
+)
+@option(
+    "--epsilon-delta",
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
+    default=1e-5,
+    metavar="D",
+    help="The delta for which --epsilon-max counts.",
+)
+@option(
     "--min-cell",
     type=COUNT,
     metavar="N",
@@ -246,6 +261,8 @@ def trainer(
     max_evaluations: int | None,
     rounds_per_run: int | None,
     rounds_per_day: int | None,
+    epsilon_max: float | None,
+    epsilon_delta: float,
     min_cell: int | None,
     parameters_per_row_max: float | None,
     allow_algorithms: tuple[str, ...],
@@ -300,6 +317,7 @@ def trainer(
                 "answers": "secure sums only" if require_secure else "plain and secure sums",
                 "trainers of a secure sum": f"at least {min_members}",
                 "keys of its trainers": "any" if peers is None else ", ".join(sorted(peers)),
+                "epsilon of all runs": "any" if epsilon_max is None else f"at most {epsilon_max:g}",
             },
         )
         return
@@ -366,6 +384,7 @@ def trainer(
                 site=_site_policy(min_rows, min_cell, parameters_per_row_max, allow_algorithms, allow_columns),
                 held_out=None if rows.held_out is None else rows.held_out.of,
                 own=None if learner is None else OwnLearner(learner, work_seconds_max),
+                spending=_spending(epsilon_max, epsilon_delta, None if state is None else state / name),
             ),
             link.wake,
             clock,
@@ -480,6 +499,21 @@ def _budget(spool: FileSpool | None, cap: int | None) -> Budget:
     from fedmq.trainer.budget import Budget
 
     return Budget(cap, () if spool is None or cap is None else spool.spent())
+
+
+def _spending(epsilon_max: float | None, delta: float, folder: Path | None) -> Spending:
+    """Return what counts the epsilon of private answers.
+
+    Raises:
+        BadConfiguration: a limit without a folder, in which it would not survive a restart.
+    """
+    from fedmq.trainer.epsilon_budget import SPENT_FILE, UNLIMITED, EpsilonBudget
+
+    if epsilon_max is None:
+        return UNLIMITED
+    if folder is None:
+        raise BadConfiguration("--epsilon-max: expected --state, where what is spent is kept, got none: add a folder")
+    return EpsilonBudget(epsilon_max, delta, folder / SPENT_FILE)
 
 
 def _questions(spool: FileSpool | None, per_run: int | None, per_day: int | None) -> Questions:

@@ -22,8 +22,10 @@ from fedmq.algorithms.base import (
     without_preparation,
 )
 from fedmq.algorithms.differences import ColumnSummary, column_summary, differing_columns
+from fedmq.algorithms.private.query import PrivateQuery, with_noise
 from fedmq.algorithms.registry import BUILTIN_LEARNERS, find_learner
 from fedmq.data.positional import positional
+from fedmq.differential_privacy.discrete_gaussian import Words, system_words
 from fedmq.errors import BadData, LimitExceeded, Rejected, WorkError
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_SQUARED_ERROR_MAX, Scores
@@ -38,6 +40,7 @@ from fedmq.tasks.task import Rows, Task
 from fedmq.trainer.budget import open_query, sent_bits
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
 from fedmq.trainer.control_sums import OWN_CONTROL
+from fedmq.trainer.epsilon_budget import UNLIMITED, Spending
 from fedmq.trainer.own_learner import OwnLearner, OwnRound
 from fedmq.trainer.publications import Publications
 from fedmq.trainer.sandbox import Sandbox
@@ -45,6 +48,7 @@ from fedmq.trainer.site_policy import PERMIT_ALL, SitePolicy
 from fedmq.trainer.worker import Answer, Cancelled, Learn
 
 RowsOf = Callable[[str, Collection[str]], Rows | Table]  # of a run, with columns of these names
+NoiseOf = Callable[[Round], Words]  # random words for the noise of an answer
 Warn = Callable[..., None]  # as `logging.Logger.warning`
 
 log = logging.getLogger(__name__)
@@ -68,6 +72,21 @@ class _Views:
         return known[2]
 
 
+class _Sandboxes:
+    """The sandbox of the newest task that code scores."""
+
+    def __init__(self) -> None:
+        self._open: tuple[Task, bytes, Rows, Sandbox] | None = None
+
+    def __call__(self, task: Task, code: bytes, rows: Rows) -> Sandbox:
+        known = self._open
+        if known is None or known[2] is not rows or known[:2] != (task, code):
+            if known is not None:
+                known[3].close()
+            self._open = known = (task, code, rows, Sandbox(code, rows, objectives_of(task)))
+        return known[3]
+
+
 class _Checked(NamedTuple):
     """What one kind of round needs was checked, and what its answers may hold; most rounds of a run are of one kind."""
 
@@ -88,6 +107,8 @@ def on_rows(
     site: SitePolicy = PERMIT_ALL,
     held_out: RowsOf | None = None,
     own: OwnLearner | None = None,
+    spending: Spending = UNLIMITED,
+    noise: NoiseOf = lambda _message: system_words,
     warn: Warn = log.warning,
 ) -> Learn:
     """Return the function that answers rounds from the rows of trainer `name`, for a worker.
@@ -99,6 +120,7 @@ def on_rows(
     express is refused. With rows of their own that are `held_out`, a run that holds rows out measures its model on
     these, and trains it on all others. The site's `own` code trains where an algorithm trains models, and scores
     training rows if it can.
+    Questions of private runs are answered with noise from `noise`, if `spending` allows it.
     `warn` gets what the operator of this site should look at.
 
     Raises (when called):
@@ -118,11 +140,11 @@ def on_rows(
     checked: _Checked | None = None
     views_of = _Views(rows_of, held_out, warn)
     publications = Publications(limits)
-    sandbox: tuple[Task, bytes, Rows, Sandbox] | None = None  # of the newest task that code scores
+    sandbox_of = _Sandboxes()
     compared: RowViews | None = None  # with the statistics of all sites
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
-        nonlocal checked, sandbox, compared
+        nonlocal checked, compared
         with np.errstate(all="ignore"):
             packet = publications.whole(packet, cancelled)
         message = packet.message
@@ -139,9 +161,11 @@ def on_rows(
         num_examples = views.count(query.rows)
         if checked is None or checked[:3] != (query, shapes, num_examples) or checked.task != task:
             checked = _checked(query, shapes, num_examples, task, limits)
-        if not num_examples or (query.rows == "held-out" and num_examples < site.min_rows):
+        spending.check(query)
+        private = isinstance(query, PrivateQuery)  # which rows it sees of all rows must not decide on anything
+        if num_examples < (site.min_rows if query.rows == "held-out" else 1) and not private:
             return _empty(checked)
-        site.check(learner.kind, task, num_examples)
+        site.check(learner.kind, task, views.num_examples if private else num_examples)
         if preparation:
             _check_features(task, views.num_examples + num_examples, limits or WorkLimits())
         if preparation and views is not compared:
@@ -154,19 +178,36 @@ def on_rows(
         fit = None if own_round is None else own_round.fit
         work = Assignment(task, arrays, rows, score, draws, cancelled, message.round, fit, control=control)
         if code is not None:
-            if sandbox is None or sandbox[2] is not rows or sandbox[:2] != (task, code):
-                if sandbox is not None:
-                    sandbox[3].close()
-                sandbox = (task, code, rows, Sandbox(code, rows, objectives_of(task)))
-            work = _scored_by_code(work, sandbox[3])
+            work = _scored_by_code(work, sandbox_of(task, code, rows))
         with np.errstate(all="ignore"):  # a round may bring any finite numbers; code of the site has its own thread
             learned = learner.learn(query, work)
         _check_answer(checked, learned)
+        if isinstance(query, PrivateQuery):
+            return _with_noise(query, checked, learned, views, spending, noise(message))
         learned = site.suppressed(query, learned)
         _check_saturated(task, learned.get(LOSSES), rows, sent_bits(query, fraction_bits))
         return _answer(learned, num_examples, own_round)
 
     return answer
+
+
+def _with_noise(
+    query: PrivateQuery,
+    checked: _Checked,
+    learned: Mapping[str, Array],
+    views: RowViews,
+    spending: Spending,
+    words: Words,
+) -> Answer:
+    """Return an answer with noise, after what it costs is saved.
+
+    The number of rows of an answer must not depend on what is in them, so it is that of all rows, less the share that
+    is held out. Small counts need not be left out: no count is exact.
+    """
+    held_out = round(views.num_examples * checked.task.holdout)
+    rows = held_out if query.rows == "held-out" else views.num_examples - held_out
+    spending.spend(query.noise.rho)
+    return Answer(with_noise(query, checked.task, checked.shapes, learned, rows, words), rows)
 
 
 def _code(packet: Packet, policy: CodePolicy, own: OwnLearner | None) -> bytes | None:

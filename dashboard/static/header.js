@@ -39,7 +39,7 @@ function drawNothing(name, why) {
 }
 
 function about(head) {
-  const parts = [head.task, head.model, head.algorithm, head.robust && `robust rule: ${head.robust}`, `seed ${head.seed}`];
+  const parts = [head.task, head.model, head.algorithm, head.robust && `robust rule: ${head.robust}`, head.privacy, `seed ${head.seed}`];
   const folder = head.folder?.split("/").at(-1);
   return [...parts, `started ${date(head.started_at)}`, folder && folder !== head.run && `folder ${folder}`].filter(Boolean).join(" · ");
 }

@@ -38,11 +38,20 @@ LOSSES = "losses"
 
 @dataclass(frozen=True, eq=False)
 class RowBounds:
-    """One array of an answer: its shape, and the smallest and largest number that one row may add to an element."""
+    """One array of an answer: its shape, and the smallest and largest number that one row may add to an element.
+
+    An answer may be `room` beyond what its rows add: see `AdditiveQuery.room`.
+    """
 
     shape: tuple[int, ...]
     smallest: int
     largest: int
+    room: int = 0
+
+    def of(self, rows: int, shift: int, answers: int) -> ArrayBounds:
+        """Return the bounds of the sum of so many answers, in units that are coarser by `shift` bits."""
+        smallest, largest = self.smallest * rows - self.room * answers, self.largest * rows + self.room * answers
+        return ArrayBounds(self.shape, np.int64, -(-smallest >> shift), largest >> shift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +92,7 @@ class RoundSum:
         self._check_losses(update)
         shifts = {name: shift if name == LOSSES else 0 for name in self.bounds}
         check_bounds(
-            {
-                name: ArrayBounds(
-                    one.shape, np.int64, -(-one.smallest * rows >> shifts[name]), one.largest * rows >> shifts[name]
-                )
-                for name, one in self.bounds.items()
-            },
-            update.arrays,
+            {name: one.of(rows, shifts[name], len(update.rows)) for name, one in self.bounds.items()}, update.arrays
         )
         return replace(
             self,
@@ -132,8 +135,9 @@ class RoundSum:
             check_down(query, task, plan.arrays)
         except Rejected as rejected:
             raise BadConfiguration(f"algorithm {name}: {rejected.detail}") from rejected
+        room = query.room(task, plan.shapes)
         bounds = {
-            key: RowBounds(one.shape, int(one.smallest), int(one.largest))
+            key: RowBounds(one.shape, int(one.smallest), int(one.largest), room.get(key, 0))
             for key, one in query.answer(task, plan.shapes, 1).items()
         }
         nothing = {key: np.zeros(one.shape, np.int64) for key, one in bounds.items()}

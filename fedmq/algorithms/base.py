@@ -159,6 +159,10 @@ class AdditiveQuery(Query, frozen=True):
         """How many bits the greatest number of one row's answer has."""
         raise NotImplementedError
 
+    def room(self, _task: Task, _shapes: Shapes) -> Mapping[str, int]:
+        """Return how far an answer may be beyond its bounds, for each array: noise; none by default."""
+        return {}
+
     def check(self, task: Task, shapes: Shapes) -> None:
         """See `Query`: a total must fit an int64."""
         if self.row_bits + math.log2(self.rows_max) > SUM_BITS_MAX:

@@ -18,8 +18,10 @@ import msgspec
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.base import Learner, NoParameters, Query, Strategy
 from fedmq.algorithms.parameters import resolve_parameters
+from fedmq.algorithms.private.strategy import Private, PrivateAlgorithm
 from fedmq.algorithms.staged import staged
 from fedmq.errors import BadConfiguration, QueryRefused, named, one_line
+from fedmq.protocol.run_config import Privacy
 from fedmq.runtime.python_file import importable
 from fedmq.tasks.task import Task
 
@@ -34,6 +36,12 @@ BUILTIN = {
     "newton": "fedmq.algorithms.newton.strategy:Newton",
     "boosting": "fedmq.algorithms.boosting.strategy:Boosting",
     "es": "fedmq.algorithms.es.strategy:EvolutionStrategy",
+}
+PRIVATE = {  # algorithms that have a form for private runs
+    "ridge": "fedmq.algorithms.ridge.private_strategy:PrivateRidge",
+    "newton": "fedmq.algorithms.newton.private_strategy:PrivateNewton",
+    "boosting": "fedmq.algorithms.boosting.private_strategy:PrivateBoosting",
+    "es": "fedmq.algorithms.es.private_strategy:PrivateEvolutionStrategy",
 }
 BUILTIN_LEARNERS = {
     "evolve": "fedmq.algorithms.evolution.learner:LEARNER",
@@ -54,6 +62,12 @@ BUILTIN_LEARNERS = {
     "curvature": "fedmq.algorithms.newton.learner:LEARNER",
     "tree-histograms": "fedmq.algorithms.boosting.learner:LEARNER",
     "slopes": "fedmq.algorithms.es.learner:LEARNER",
+    "clipped-products": "fedmq.algorithms.ridge.private_learner:LEARNER",
+    "clipped-curvature": "fedmq.algorithms.newton.private_learner:LEARNER",
+    "leaf-sums": "fedmq.algorithms.boosting.private_learner:LEARNER",
+    "clipped-slopes": "fedmq.algorithms.es.private_learner:LEARNER",
+    "private-figures": "fedmq.algorithms.evaluation.private_learner:LEARNER",
+    "private-fitted": "fedmq.algorithms.evaluation.private_learner:FITTED_LEARNER",
 }
 
 
@@ -69,9 +83,14 @@ def algorithm_names() -> tuple[str, ...]:
 
 
 def find_algorithm(
-    name: str = DEFAULT_ALGORITHM, task: Task | None = None, parameters: Mapping[str, Any] | None = None
+    name: str = DEFAULT_ALGORITHM,
+    task: Task | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    privacy: Privacy | None = None,
 ) -> Strategy[Any]:
     """Return the strategy of this algorithm with its parameters: defaults, then the task's, then `parameters`.
+
+    With `privacy` it is its form for private runs.
 
     `name` is one of `algorithm_names()`, or FILE.py:NAME for an additive algorithm in a file, which is executed. A
     class whose parameters decide between two strategies has a class method `for_parameters`.
@@ -79,6 +98,9 @@ def find_algorithm(
     Raises:
         BadConfiguration: no such algorithm, or one that cannot be loaded; parameters out of bounds.
     """
+    if privacy is not None:
+        private, chosen = private_algorithm(name, task, parameters)
+        return Private(private, chosen, privacy)
     name = absolute_name(name)
     kind = _algorithm_class(name)
     of_task = {} if task is None else task.parameters.get(getattr(kind, "name", name), {})
@@ -97,6 +119,22 @@ def find_algorithm(
             f"algorithm {name}: expected additive = True in a file, got False: install it as a package"
         )
     return staged(strategy, task)
+
+
+def private_algorithm(
+    name: str, task: Task | None = None, parameters: Mapping[str, Any] | None = None
+) -> tuple[PrivateAlgorithm[Any], Any]:
+    """Return the form of an algorithm for private runs, and its parameters.
+
+    Raises:
+        BadConfiguration: it has none, or parameters out of bounds.
+    """
+    if name not in PRIVATE:
+        raise BadConfiguration(f"--epsilon: expected one of the algorithms {', '.join(PRIVATE)}, got {name!r:.80}")
+    kind = EntryPoint(name, PRIVATE[name], GROUP).load()
+    of_task = {} if task is None else task.parameters.get(name, {})
+    chosen = resolve_parameters(kind.Parameters, of_task, parameters or {})
+    return kind(chosen), chosen
 
 
 def algorithm_of_query(kind: str) -> str:

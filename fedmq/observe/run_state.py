@@ -179,6 +179,13 @@ class RunState(msgspec.Struct):
         return "" if rule == "none" else rule
 
     @property
+    def privacy(self) -> str:
+        """What a private run has spent, for people; "" of another run."""
+        if self.config is None or self.config.privacy is None:
+            return ""
+        return self.config.privacy.text(self.newest.round if self.newest else 0)
+
+    @property
     def newest(self) -> RoundRecord | None:
         return self.rounds[-1] if self.rounds else None
 

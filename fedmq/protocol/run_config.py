@@ -5,11 +5,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from fedmq.differential_privacy.accounting import epsilon_of, rho_for
 from fedmq.names import Name
 from fedmq.protocol.messages import At, Count, Labels, Positive, Seconds
 from fedmq.tasks.task import Task
 
 SECURE_TRAINERS_MIN = 3  # a total of two shows each trainer the answer of the other
+FIGURES_SHARE = 0.1  # of the rho of a private run, for the figures of its model
 STALENESS_MAX = 15  # an algorithm remembers the results of 16 rounds; see `algorithms.inbox`
 
 
@@ -38,6 +40,49 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         return self.staleness if self.buffer is None else STALENESS_MAX
 
 
+class Privacy(msgspec.Struct, frozen=True, kw_only=True):
+    """What the totals of a run reveal about a row at most: (epsilon, delta)-differential privacy.
+
+    `rho` is the same in zero-concentrated differential privacy; the run's questions share it.
+    """
+
+    epsilon: Annotated[float, Meta(gt=0, le=1e6)]
+    delta: Annotated[float, Meta(gt=0, lt=1)]
+    rho: Annotated[float, Meta(gt=0)]
+    questions: Positive  # of the algorithm; one about the figures of its model follows
+    trainers: Positive  # that share the noise of a total: without the answers of so many it is not used
+
+    @classmethod
+    def of(cls, epsilon: float, delta: float, questions: int, trainers: int) -> "Privacy":
+        """Return the settings for a run of so many questions, with the largest rho."""
+        rho = rho_for(epsilon, delta)
+        return cls(epsilon=epsilon, delta=delta, rho=rho, questions=questions, trainers=trainers)
+
+    @property
+    def rho_of_figures(self) -> float:
+        """The rho of the question about figures."""
+        return self.rho * FIGURES_SHARE
+
+    @property
+    def rho_of_question(self) -> float:
+        """The rho of each of the other questions."""
+        return self.rho * (1.0 - FIGURES_SHARE) / self.questions
+
+    @property
+    def rounds(self) -> int:
+        """The rounds of the run: one for each question."""
+        return self.questions + 1
+
+    def spent(self, rounds: int) -> float:
+        """Return the epsilon that the first so many rounds have spent."""
+        rho = min(rounds, self.questions) * self.rho_of_question
+        return self.epsilon if rounds > self.questions else min(self.epsilon, epsilon_of(rho, self.delta))
+
+    def text(self, rounds: int) -> str:
+        """Return what the first so many rounds have spent, for people."""
+        return f"epsilon {self.spent(rounds):.3g} of {self.epsilon:g} spent, delta {self.delta:g}"
+
+
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is. Fixed when the run begins, except `limits`."""
 
@@ -49,4 +94,5 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     started: At  # seconds since 1970
     limits: Limits
     secure: bool = False  # the aggregator learns sums of answers only
+    privacy: Privacy | None = None  # None: answers have no noise
     started_from: str = ""  # SHA-256, in hexadecimal digits, of the file of the model that the run began with; "": none

@@ -175,6 +175,8 @@ def _show_report(report: Report | EarlierReport, folder: Path) -> None:
             _print_values({name: metrics_text(figures)})
     for line in baseline_lines(report.baselines) if report.baselines else ():
         echo(f"{'':10} {line}")
+    if report.privacy:
+        _print_values({"privacy": report.privacy})
     if report.spread is not None:
         _print_values({"by trainer": spread_text(report.spread)})
     if report.model is not None:

@@ -74,7 +74,11 @@ def model_without(folder: Path, trainer: str) -> tuple[TrainedModel, list[str]]:
                 "forget: expected a run whose store has the sums of each trainer, got a secure one, which has totals "
                 f"only: train again without {trainer}"
             )
-        strategy: Any = find_algorithm(config.algorithm, config.task, config.parameters)
+        if config.privacy is not None:
+            raise BadConfiguration(
+                f"forget: expected a run without noise, got one with --epsilon: train again without {trainer}"
+            )
+        strategy: Any = find_algorithm(config.algorithm, config.task, config.parameters, config.privacy)
         answers: list[Any] = []  # of the trainer to the newest question about products
 
         def watch(replayed: Replayed) -> None:

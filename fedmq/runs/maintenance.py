@@ -71,7 +71,7 @@ def replay_run(
     """
     store, config = open_store(folder)
     with store:
-        strategy = find_algorithm(config.algorithm, config.task, config.parameters)
+        strategy = find_algorithm(config.algorithm, config.task, config.parameters, config.privacy)
         replayed = replay(
             store, config.task, strategy, config.seed, from_start=True, watch=partial(watch, store, strategy)
         )

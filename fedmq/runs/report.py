@@ -69,6 +69,7 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
     rejections: dict[str, int]
     bytes_up: int
     bytes_down: int
+    epsilon_spent: float | None = None  # of a private run, with the delta of its config; None: its answers had no noise
     model: str | None  # name of a file in this folder
     model_sha256: str | None  # of that file
 
@@ -91,6 +92,11 @@ class Report(_Figures, frozen=True, kw_only=True):
         return self.config.run
 
     @property
+    def privacy(self) -> str:
+        """What a private run has spent, for people; "" of another run."""
+        return "" if self.config.privacy is None else self.config.privacy.text(self.rounds)
+
+    @property
     def task(self) -> str:
         return self.config.task.name
 
@@ -109,6 +115,8 @@ class Report(_Figures, frozen=True, kw_only=True):
 
 class EarlierReport(_Figures, frozen=True, kw_only=True):
     """`report.json` of fedmq 0.1, before there was a `RunConfig`."""
+
+    privacy: ClassVar[str] = ""
 
     run: str
     task: str
@@ -163,10 +171,17 @@ def make_report(
         rejections=rejections,
         bytes_up=bytes_up,
         bytes_down=bytes_down,
+        epsilon_spent=None if config.privacy is None else config.privacy.spent(_asked(closes, why)),
         model=None if model is None else MODEL,
         model_sha256=None if model is None else hashlib.sha256(model.to_bytes()).hexdigest(),
     )
     return report, model
+
+
+def _asked(closes: list[Close], why: events.End) -> int:
+    """Return how many rounds have been asked at most: the next one, too, if the run may have ended in it."""
+    closed = closes[-1].round if closes else 0
+    return closed if why in ("solved", "done", "rounds") else closed + 1
 
 
 def write_report(

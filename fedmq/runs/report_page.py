@@ -330,6 +330,8 @@ def _again(report: Report, counted: Recount) -> str:
     ]
     if report.config.secure:
         rows.append(["secure sums", "the aggregator has learned totals of answers only"])
+    if report.privacy:
+        rows.append(["differential privacy", report.privacy])
     if report.config.started_from:
         rows.append(["began with the model of SHA-256", report.config.started_from])
     how = (

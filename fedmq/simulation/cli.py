@@ -16,6 +16,7 @@ from fedmq.aggregator.cli import (
     holdout_option,
     new_name,
     print_report,
+    privacy_options,
     sample_option,
 )
 from fedmq.cli.echo import echo, echo_if_read, echo_json, unread_output_dropped
@@ -56,6 +57,7 @@ SPLIT_PAGE = "split.html"
 @option("--split", default="blocks", metavar="HOW", help=f"Who has which rows: {SPLIT_FORMS}.")
 @algorithm_options
 @holdout_option
+@privacy_options
 @option("--rounds", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
 @option(
     "--seed",
@@ -113,6 +115,8 @@ def simulate(
     algorithm: str | None,
     parameters: dict[str, Any],
     holdout: float | None,
+    epsilon: float | None,
+    delta: float | None,
     rounds: int | None,
     seed: int | None,
     work_s: str,
@@ -176,11 +180,22 @@ def simulate(
             "learner": learner,
             "secure": secure,
             "scheduler": scheduler,
+            "epsilon": epsilon,
+            "delta": delta,
             **limits,
         }
         _sweep(task_name, data, swept, seeds, seed, out, processes, arguments, quiet=quiet or as_json)
         return
-    found = scenario(task_name, data, algorithm=algorithm, trainers=trainers, split=split, seed=seed, holdout=holdout)
+    found = scenario(
+        task_name,
+        data,
+        algorithm=algorithm,
+        trainers=trainers,
+        split=split,
+        seed=seed,
+        holdout=holdout,
+        bounded=epsilon is not None,
+    )
     name = new_name(found.task.name)
     folder = out or RUNS / name
     if not (quiet or as_json):
@@ -200,6 +215,8 @@ def simulate(
             scheduler=scheduler,
             secure=secure,
             limits=limits,
+            epsilon=epsilon,
+            delta=delta,
             on_events=on_events,
         )
     if plot:

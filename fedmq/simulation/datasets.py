@@ -1,6 +1,9 @@
 """Data sets of scikit-learn by name, as tables, and the task that fits one. The only module here that imports it."""
 
+import math
+
 import numpy as np
+from msgspec.structs import replace
 
 from fedmq.errors import BadConfiguration
 from fedmq.tables.table import Table, text
@@ -42,3 +45,22 @@ def load_dataset(name: str) -> tuple[Table, TaskFile]:
     table = Table(name, (*names, TARGET), {**columns, TARGET: values}, rows, np.arange(1, rows + 1))
     task = TaskFile(name=name, target=target, columns={one: FileColumn("number") for one in names})
     return table, task
+
+
+def with_bounds(file: TaskFile, table: object) -> TaskFile:
+    """Return the task file of a data set with bounds of its columns: they are known, as the data are public."""
+    assert isinstance(table, Table)
+    columns = {name: replace(one, bounds=_bounds(table.columns[name])) for name, one in file.columns.items()}
+    target = file.target
+    if target.kind == "number":
+        target = replace(target, bounds=_bounds(table.columns[target.name]))
+    return replace(file, columns=columns, target=target)
+
+
+def _bounds(values: np.ndarray) -> tuple[float, float]:
+    """Return the smallest and the largest value, rounded outwards to two digits of their distance."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return low - 1.0, high + 1.0
+    step = 10.0 ** (math.floor(math.log10(high - low)) - 1)
+    return math.floor(low / step) * step, math.ceil(high / step) * step

@@ -1,15 +1,18 @@
 """Virtual trainers: the round handler of a trainer for each name, without its session, spool and network."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from fedmq.algorithms.base import CONTROL
+from fedmq.differential_privacy.discrete_gaussian import Words, words_of
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames, Packet, decode, digest_of, encode
 from fedmq.protocol.fixed_point import FRACTION_BITS, quantize
 from fedmq.protocol.messages import Goodbye, Result, Round
+from fedmq.runtime.rng import derive_rng
 from fedmq.tables.table import Table
 from fedmq.tasks.row_views import count_rows
 from fedmq.tasks.task import Rows
@@ -85,13 +88,20 @@ class Population:
     def _learn(self, name: str) -> Learn:
         learn = self._learns.get(name)
         if learn is None:
-            learn = on_rows(self._data[name], name, self._policy, own=self._own, warn=_unread)
+            learn = on_rows(
+                self._data[name], name, self._policy, own=self._own, noise=partial(_noise, name), warn=_unread
+            )
             self._learns[name] = learn
         return learn
 
 
 def _never() -> bool:
     return False
+
+
+def _noise(trainer: str, message: Round) -> Words:
+    """Return the words of a virtual trainer's noise: from the run's seed, so that a simulation can be repeated."""
+    return words_of(derive_rng(message.seed, "noise", trainer, message.round))
 
 
 def _unread(*_: object) -> None:

@@ -16,7 +16,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.exact.integers import Integers
 from fedmq.models.networks import Code
 from fedmq.names import name_of_file, names_of_sources, own_names
-from fedmq.simulation.datasets import DATASETS, load_dataset
+from fedmq.simulation.datasets import DATASETS, load_dataset, with_bounds
 from fedmq.simulation.partition import DEFAULT, TARGET, column_of, partition
 from fedmq.simulation.population import Data
 from fedmq.tables.table import Table
@@ -56,13 +56,15 @@ def scenario(
     split: str = DEFAULT,
     seed: int = 0,
     holdout: float | None = None,
+    bounded: bool = False,
 ) -> Scenario:
     """Return the task, and the rows of each trainer.
 
     `task` is a task, what `find_task` takes, a data set of scikit-learn, or None for one that is proposed for the data.
     `data` is None for the task's own rows; what `load_data` takes, a data set, arrays (inputs, targets) or a data
     frame, which are split; or a list or a mapping of those, one for each trainer. The names of the trainers are those
-    that `fedmq demo` gives them, because each trainer's random stream has its name.
+    that `fedmq demo` gives them, because each trainer's random stream has its name. With `bounded`, the columns of a
+    data set have bounds, for private runs.
 
     Raises:
         BadConfiguration: options that contradict each other, or do not fit the task.
@@ -87,7 +89,11 @@ def scenario(
         if task is not None
         else Shipped(
             _proposed(
-                data, [one for one, _ in found.values()], [file for _, file in found.values()], algorithm
+                data,
+                [one for one, _ in found.values()],
+                [file for _, file in found.values()],
+                algorithm,
+                bounded=bounded,
             ).with_holdout(holdout),
             None,
         )
@@ -147,10 +153,12 @@ def _read(source: object) -> tuple[Data, TaskFile | None]:
     return Table.from_frame(source), None
 
 
-def _proposed(data: object, found: Sequence[Data], files: Sequence[TaskFile | None], algorithm: str | None) -> Task:
+def _proposed(
+    data: object, found: Sequence[Data], files: Sequence[TaskFile | None], algorithm: str | None, *, bounded: bool
+) -> Task:
     """Return the task that fits tables: that of the data set, or what `fedmq new` proposes."""
     if files[0] is not None:
-        return task_of(files[0], algorithm)
+        return task_of(with_bounds(files[0], found[0]) if bounded else files[0], algorithm)
     tables = [one for one in found if isinstance(one, Table)]
     if len(tables) < len(found):
         raise BadConfiguration(

@@ -17,9 +17,11 @@ from fedmq.aggregator.cli import checked_strategy, new_name
 from fedmq.aggregator.departures import causes_text
 from fedmq.aggregator.generation_callback import GenerationCallback
 from fedmq.aggregator.outcome import report_of
+from fedmq.aggregator.private_runs import limits_of_private, privacy_of
 from fedmq.algorithms.base import WORK_SECONDS_MAX
 from fedmq.algorithms.conformance import check_partial, check_secure
 from fedmq.algorithms.parameters import parameters_of
+from fedmq.algorithms.registry import DEFAULT_ALGORITHM
 from fedmq.errors import BadConfiguration, FedmqError, RunFailed
 from fedmq.observe.event_log import EventLog
 from fedmq.observe.events import AnyEvent
@@ -57,6 +59,8 @@ def simulate(
     rounds: int | None = None,
     seed: int | None = None,
     holdout: float | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
     out: Path | str | None = None,
     work_s: str | float = 0.01,
     stragglers: float = 0.0,
@@ -88,6 +92,8 @@ def simulate(
         rounds: at most. None: as the task says.
         seed: of all random draws. None: drawn, see `run.report.seed`.
         holdout: the share of each trainer's rows that measures the model. None: the task's.
+        epsilon: train with differential privacy, see docs/how-to/differential-privacy.md. None: no noise.
+        delta: with `epsilon`. None: 1e-5.
         out: the folder of the run, for `fedmq report`, `fedmq runs` and the page. None: nothing is written.
         work_s: the time of an answer, in seconds: a number, or uniform:LOW:HIGH, exponential:MEAN,
             lognormal:MEDIAN:SIGMA.
@@ -118,7 +124,16 @@ def simulate(
     rounds = None if rounds is None else _whole("rounds", rounds, 1)
     trainers = None if trainers is None else _whole("trainers", trainers, 1)
     processes = _whole("processes", processes, 1)
-    found = scenario(task, data, algorithm=algorithm, trainers=trainers, split=split, seed=seed, holdout=holdout)
+    found = scenario(
+        task,
+        data,
+        algorithm=algorithm,
+        trainers=trainers,
+        split=split,
+        seed=seed,
+        holdout=holdout,
+        bounded=epsilon is not None,
+    )
     behavior = behavior_of(work_s, stragglers, slowdown, dropout, online_s, offline_s)
     with progress_bar(rounds or found.task.rounds, found.task.metric, show=progress) as on_events:
         return run_scenario(
@@ -134,6 +149,8 @@ def simulate(
             scheduler=scheduler,
             secure=secure,
             limits=limits,
+            epsilon=epsilon,
+            delta=delta,
             on_events=on_events,
         )
 
@@ -178,12 +195,17 @@ def run_scenario(
     scheduler: str | None = None,
     secure: bool = False,
     limits: Mapping[str, Any] | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
     on_events: OnEvents = lambda _events: None,
 ) -> Run:
     """Run a scenario to its end; the arguments are those of `simulate`. `on_events` gets the events as they happen."""
     task, began = found.task, time.monotonic()
     behavior = behavior or Behavior()
-    strategy = checked_strategy(task, found.shipped.code, algorithm, dict(parameters or {}))
+    usual = _limits(found, behavior, rounds, limits or {}, secure=secure)
+    name_of_algorithm = algorithm or task.algorithm or DEFAULT_ALGORITHM
+    privacy = privacy_of(epsilon, delta, task, name_of_algorithm, parameters or {}, usual, secure=secure)
+    strategy = checked_strategy(task, found.shipped.code, algorithm, dict(parameters or {}), privacy)
     check_partial(strategy, task, limits or {})
     if secure:
         check_secure(strategy, limits or {})
@@ -199,7 +221,8 @@ def run_scenario(
         parameters=parameters_of(strategy),
         seed=seed,
         started=time.time(),
-        limits=_limits(found, behavior, rounds, limits or {}, secure=secure),
+        limits=limits_of_private(usual, privacy),
+        privacy=privacy,
         secure=secure,
     )
     if config.parameters.get("method") == "scaffold" and (processes != 1 or scheduler is not None):

@@ -18,6 +18,7 @@ DateForm = Literal[
     "YYYY-MM-DD", "YYYY/MM/DD", "DD.MM.YYYY", "DD/MM/YYYY", "MM/DD/YYYY", "DD-MM-YYYY", "YYYY-MM", "YYYYMMDD"
 ]
 Label = Annotated[str, Meta(max_length=200)]
+Bounds = tuple[Annotated[float, Meta(ge=-1e100, le=1e100)], Annotated[float, Meta(ge=-1e100, le=1e100)]]
 COLUMNS_MAX = 4096
 CATEGORIES_MAX = 1000  # of one column
 MISSING_CELLS_MAX = 1000  # of one list
@@ -47,8 +48,10 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     form: DateForm = "YYYY-MM-DD"  # of a date; a time of day may follow
     strip: Label = ""  # a sign in the cells that is no part of the number, such as %
     unit: str = ""  # a note for people
+    bounds: Bounds | None = None  # of a number or a date, known without the data: for private runs
 
     def __post_init__(self) -> None:
+        check_bounds(f"column {self.name!r:.80}", self.bounds, self.kind in ("number", "date"))
         where, listed = f"column {self.name!r:.80}", self.kind in ("category", "ordinal")
         if listed:
             at_least = ORDINALS_MIN if self.kind == "ordinal" else 1
@@ -85,8 +88,10 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     classes: tuple[Label, ...] = ()  # as they are in the file; all sites have the same list
     missing: Literal["drop", "refuse"] = "drop"
     unit: str = ""  # a note for people
+    bounds: Bounds | None = None  # of a number, known without the data: for private runs
 
     def __post_init__(self) -> None:
+        check_bounds(f"target {self.name!r:.80}", self.bounds, self.kind == "number")
         where = f"target {self.name!r:.80}"
         if self.kind == "class":
             check_category_labels(where, "classes", self.classes, CLASSES_MIN)
@@ -133,6 +138,20 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     @property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(name for column in self.columns for name in column.feature_names)
+
+
+def check_bounds(where: str, bounds: Bounds | None, fits: bool) -> None:
+    """Check that bounds rise, and that the kind of the column has some.
+
+    Raises:
+        BadConfiguration: they do not, or it has none.
+    """
+    if bounds is None:
+        return
+    if not fits:
+        raise BadConfiguration(f"{where}: expected bounds of a number or a date only, got some: remove them")
+    if not bounds[0] < bounds[1]:
+        raise BadConfiguration(f"{where}: expected bounds = [LOW, HIGH] that rise, got {list(bounds)}")
 
 
 def check_category_labels(where: str, field: str, labels: tuple[str, ...], at_least: int) -> None:

@@ -34,7 +34,7 @@ from fedmq.models.torch_modules import torch_model
 from fedmq.models.trees import Trees
 from fedmq.names import Name
 from fedmq.runtime.safe_files import read_regular
-from fedmq.tables.schema import COLUMNS_MAX, MISSING_CELLS, Column, DateForm, Fill, Label, Schema, Target
+from fedmq.tables.schema import COLUMNS_MAX, MISSING_CELLS, Bounds, Column, DateForm, Fill, Label, Schema, Target
 from fedmq.tasks.factories import factory_of
 from fedmq.tasks.task import Task
 
@@ -66,6 +66,7 @@ class FileColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     form: DateForm = "YYYY-MM-DD"
     strip: Label = ""
     unit: str = ""
+    bounds: Bounds | None = None
 
 
 class FileTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,6 +78,7 @@ class FileTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     missing: Literal["drop", "refuse"] = "drop"
     scale: float = 1.0
     unit: str = ""
+    bounds: Bounds | None = None
 
 
 class FileModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -203,7 +205,12 @@ def _schema_of(file: TaskFile) -> Schema:
     return Schema(
         columns=tuple(inputs),
         target=Target(
-            name=target.name, kind=target.kind, classes=target.classes, missing=target.missing, unit=target.unit
+            name=target.name,
+            kind=target.kind,
+            classes=target.classes,
+            missing=target.missing,
+            unit=target.unit,
+            bounds=target.bounds,
         ),
         weight=next(iter(roles["weight"]), ""),
         offset=next(iter(roles["offset"]), ""),

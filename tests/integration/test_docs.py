@@ -41,6 +41,7 @@ NAMED = (
     "how-to/by-hand",
     "how-to/choose-who-takes-part",
     "how-to/control-what-a-site-answers",
+    "how-to/differential-privacy",
     "how-to/enroll-a-trainer",
     "how-to/evaluate",
     "how-to/keep-a-run-alive",

@@ -126,6 +126,7 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
         "rejections": {"sha256": 2},
         "bytes_up": 100,
         "bytes_down": 200,
+        "epsilon_spent": None,
         "model": "model.npz",
         "model_sha256": sha256,
     }

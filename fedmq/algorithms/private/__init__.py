@@ -1,0 +1,1 @@
+"""Private runs: questions whose rows count a bounded amount, answered with noise."""

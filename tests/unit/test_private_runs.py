@@ -1,0 +1,193 @@
+"""Private runs from end to end in a simulation, and the budget of a site."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fedmq
+from fedmq.algorithms.base import Plan, Update, encode_query
+from fedmq.algorithms.private.query import Noise
+from fedmq.algorithms.registry import find_algorithm, private_algorithm
+from fedmq.errors import BadConfiguration, PolicyRefused, Rejected
+from fedmq.models.networks import MLP
+from fedmq.protocol.codec import Packet
+from fedmq.protocol.messages import Round
+from fedmq.protocol.run_config import Privacy
+from fedmq.runs.replay import replay
+from fedmq.runs.store import Store
+from fedmq.runtime.run_folder import STORE
+from fedmq.tables.schema import Column, Schema, Target
+from fedmq.tables.table import Table, text
+from fedmq.tasks.task import Task
+from fedmq.trainer.epsilon_budget import EpsilonBudget
+from fedmq.trainer.round_handler import on_rows
+
+ROWS = 300
+LABELS = ("low", "high")
+SCHEMA = Schema(
+    columns=(Column(name="a", bounds=(-3.0, 3.0)), Column(name="b", bounds=(-3.0, 3.0))),
+    target=Target(name="y", kind="class", classes=LABELS),
+)
+TASK = Task(name="line", model=MLP((2, 2)), loss="cross-entropy", metric="accuracy", schema=SCHEMA, trainers=3)
+
+
+def table(seed: int = 0, rows: int = ROWS) -> Table:
+    generator = np.random.default_rng(seed)
+    a, b = generator.normal(size=(2, rows))
+    labels = text([LABELS[int(one)] for one in a + 0.5 * b > 0])
+    return Table("line", ("a", "b", "y"), {"a": a, "b": b, "y": labels}, rows, np.arange(1, rows + 1))
+
+
+def simulated(**options: object) -> fedmq.Run:
+    return fedmq.simulate(
+        TASK, table(), **{"algorithm": "ridge", "epsilon": 8.0, "seed": 1, "progress": False, **options}
+    )
+
+
+def test_private_run_learns_spends_its_epsilon_and_is_replayed(tmp_path: Path) -> None:
+    run = simulated(out=tmp_path / "run", quorum=1.0)
+    report = run.report
+    assert report.value is not None
+    assert report.value > 0.85
+    assert (report.rounds, report.epsilon_spent) == (2, 8.0)
+    assert report.privacy == "epsilon 8 of 8 spent, delta 1e-05"
+    assert simulated(quorum=1.0).model_sha256 == run.model_sha256
+    assert simulated(quorum=1.0, seed=2).model_sha256 != run.model_sha256
+    with Store(tmp_path / "run" / STORE) as store:
+        config = store.config
+        assert config is not None
+        strategy = find_algorithm(config.algorithm, config.task, config.parameters, config.privacy)
+        replayed = replay(store, config.task, strategy, config.seed, from_start=True)
+    evaluation = strategy.evaluation(replayed.state)
+    assert run.model is not None
+    assert np.array_equal(evaluation.parameters, run.model.parameters)
+
+
+@pytest.mark.parametrize("algorithm", ["newton", "es", "boosting"])
+def test_each_private_algorithm_learns(algorithm: str) -> None:
+    model = fedmq.Trees(2, 2, "softmax", trees=20, depth=3) if algorithm == "boosting" else MLP((2, 2))
+    task = Task(name="line", model=model, loss="cross-entropy", metric="accuracy", schema=SCHEMA, trainers=3)
+    run = fedmq.simulate(
+        task, table(), algorithm=algorithm, epsilon=30.0, seed=1, rounds=21, holdout=0.2, quorum=1.0, progress=False
+    )
+    assert (run.report.value_of, run.report.epsilon_spent) == ("held-out", 30.0)
+    fresh = table(1)
+    assert run.model is not None
+    assert np.mean(run.model.predict(fresh) == fresh.columns["y"]) > 0.85
+
+
+def test_rounds_of_a_private_run_share_its_rho() -> None:
+    privacy = Privacy.of(3.0, 1e-5, 9, 2)
+    assert 9 * privacy.rho_of_question + privacy.rho_of_figures == pytest.approx(privacy.rho)
+    spent = [privacy.spent(rounds) for rounds in range(12)]
+    assert spent[0] == 0.0
+    assert spent == sorted(spent)
+    assert spent[10:] == [3.0, 3.0]
+
+
+def answer_of(plan: Plan, name: str, rows: int = 50) -> Update:
+    shapes, generator = plan.shapes, np.random.default_rng(0)
+    bounds = plan.query.answer(TASK, shapes, rows)
+    arrays = {key: generator.integers(-9, 9, one.shape) for key, one in bounds.items()}
+    return Update(name, 1, 0, rows, arrays)
+
+
+def test_total_of_too_few_trainers_is_not_used() -> None:
+    strategy = find_algorithm("newton", TASK, {"steps": 2}, Privacy.of(3.0, 1e-5, 2, 2))
+    state = strategy.init(TASK, 1)
+    plan = strategy.ask(state)
+    alone = strategy.close(strategy.tell(state, answer_of(plan, "a")), ["a", "b"])
+    assert strategy.findings(alone).figures["lost questions"] == 1
+    assert not strategy.ask(alone).arrays["coefficients"].any()
+    assert strategy.ask(alone).query.question == 2
+    both = strategy.tell(strategy.tell(state, answer_of(plan, "a")), answer_of(plan, "b"))
+    assert strategy.ask(strategy.close(both, ["a", "b"])).arrays["coefficients"].any()
+
+
+def test_answer_far_beyond_its_noise_is_rejected() -> None:
+    strategy = find_algorithm("ridge", TASK, None, Privacy.of(3.0, 1e-5, 1, 2))
+    state = strategy.init(TASK, 1)
+    answer = answer_of(strategy.ask(state), "a")
+    answer.arrays["products"][0] = 1 << 60
+    with pytest.raises(Rejected, match="products"):
+        strategy.tell(state, answer)
+
+
+def packet_of(rho: float, number: int = 1) -> Packet:
+    private, _ = private_algorithm("ridge", TASK)
+    plan = private.ask(private.init(TASK, 1, Noise(rho, 1)))
+    ones = np.ones(2)
+    arrays = {**plan.arrays, "column_shift": ones, "column_scale": ones, "column_fill": ones}
+    message = Round(run="run", term=1, round=number, seed=1, deadline_s=9.0, task=TASK, query=encode_query(plan.query))
+    return Packet("round/run", message, arrays, ())
+
+
+def test_site_refuses_what_goes_beyond_its_epsilon_also_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "epsilon.json"
+
+    def learn() -> tuple:
+        budget = EpsilonBudget(1.0, 1e-5, path)
+        return budget, on_rows(table(), "north", spending=budget)
+
+    budget, answer = learn()
+    answer(packet_of(0.01), lambda: False)
+    first = budget.epsilon
+    assert 0.0 < first < 1.0
+    budget, answer = learn()
+    assert budget.epsilon == first
+    with pytest.raises(PolicyRefused, match=r"--epsilon-max 1: 0\.\d+ are spent in 1 answers"):
+        answer(packet_of(0.05), lambda: False)
+    assert learn()[0].spent.answers == 1
+    path.write_text("no number")
+    with pytest.raises(BadConfiguration, match="put a copy back"):
+        learn()
+
+
+def test_site_with_a_budget_answers_no_question_without_noise(tmp_path: Path) -> None:
+    strategy = find_algorithm("ridge", TASK)
+    plan = strategy.ask(strategy.init(TASK, 1))
+    message = Round(run="run", term=1, round=1, seed=1, deadline_s=9.0, task=TASK, query=encode_query(plan.query))
+    learn = on_rows(table(), "north", spending=EpsilonBudget(1.0, 1e-5, tmp_path / "epsilon.json"))
+    with pytest.raises(PolicyRefused, match="without noise"):
+        learn(Packet("round/run", message, plan.arrays, ()), lambda: False)
+
+
+def test_rows_of_an_answer_do_not_depend_on_what_is_held_out() -> None:
+    task = TASK.with_holdout(0.3)
+    private, _ = private_algorithm("ridge", task)
+    plan = private.ask(private.init(task, 1, Noise(0.1, 1)))
+    ones = np.ones(2)
+    arrays = {**plan.arrays, "column_shift": ones, "column_scale": ones, "column_fill": ones}
+    message = Round(run="run", term=1, round=1, seed=1, deadline_s=9.0, task=task, query=encode_query(plan.query))
+    counts = {
+        on_rows(table(seed), "north")(Packet("round/run", message, arrays, ()), lambda: False).num_examples
+        for seed in range(5)
+    }  # type: ignore[attr-defined]
+    assert counts == {210}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"algorithm": "evolution"}, "--epsilon: expected one of the algorithms ridge, newton, boosting, es"),
+        ({"epsilon": None, "delta": 1e-6}, "--delta: expected it with --epsilon"),
+        ({"rounds": 1}, "--rounds: expected 2 or more in a private run"),
+        ({"sample": 2.0}, "--sample: expected a private run without it"),
+        ({"parameters": {"clip": 0}}, "parameter clip"),
+    ],
+)
+def test_settings_that_do_not_fit_a_private_run_are_refused_in_one_line(options: dict, problem: str) -> None:
+    with pytest.raises(BadConfiguration, match=problem):
+        simulated(**options)
+
+
+def test_columns_without_bounds_are_refused_by_name() -> None:
+    schema = Schema(columns=(Column(name="a", bounds=(0.0, 1.0)), Column(name="b")), target=SCHEMA.target)
+    task = Task(name="line", model=MLP((2, 2)), loss="cross-entropy", metric="accuracy", schema=schema)
+    with pytest.raises(BadConfiguration, match="expected bounds of each column, got none of 'b'"):
+        fedmq.simulate(task, table(), algorithm="ridge", epsilon=1.0, progress=False)
+    with pytest.raises(BadConfiguration, match=r"bounds = \[LOW, HIGH\] that rise"):
+        Column(name="a", bounds=(1.0, 1.0))
+    with pytest.raises(BadConfiguration, match="bounds of a number or a date only"):
+        Column(name="a", kind="boolean", bounds=(0.0, 1.0))
