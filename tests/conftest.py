@@ -63,14 +63,11 @@ def _conditions(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.C
 
 
 def _own_ports() -> range:
-    """Return the ports of this process: a port that another one has chosen too may be free until both bind it.
-
-    The first share is for commands that choose themselves, as `fedmq demo` does.
-    """
+    """Return the share of the ports for this process: one that another test has chosen is free until it is bound."""
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    share = len(processes.CANDIDATES) // (1 + count)
-    first = (1 + number % count) * share
+    share = len(processes.CANDIDATES) // count
+    first = number % count * share
     return processes.CANDIDATES[first : first + share]
 
 

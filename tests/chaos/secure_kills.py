@@ -2,7 +2,8 @@
 
     python tests/chaos/secure_kills.py [--trainers 4] [--kills 30] [--rounds 5] [--seed 1]
 
-At a random moment after a round closes, some of the broker, the aggregator and the trainers are killed and restarted.
+At a random moment after a round closes, some of the broker, the aggregator and the trainers are killed and restarted;
+every tenth time all trainers, so that no service has the secrets of a sum that is being opened: its question is spent.
 After the kills, some more rounds close. A restarted trainer has no secrets of the open sum, so a total may lack its
 answer. Without masks, the plain answers of the trainers that each total names must give the same model, bit for bit.
 Exit code 1 if they do not, or if a ledger has a question that was answered again after it was opened.
@@ -115,12 +116,12 @@ class Federation:
     def disturb(self, kills: int, draws: random.Random) -> None:
         """Kill this number of times; before each kill, a round closes."""
         self.start(*self.commands)
-        for _ in range(kills):
+        for number in range(1, kills + 1):
             self.until_closed(self.closed + 1)
             time.sleep(draws.uniform(0.0, 0.05))
             one = draws.choice(self.trainers)
             kinds = [("aggregator",), (one,), ("broker",), ("aggregator", one), ("aggregator", "broker")]
-            victims = draws.choice(kinds)
+            victims = draws.choice(kinds) if number % 10 else self.trainers
             self.kill(*victims)
             self.killed.update(victims)
             if "aggregator" in victims:
@@ -159,6 +160,8 @@ def check_totals(federation: Federation, seed: int) -> tuple[list[str], str | No
             state = strategy.close(state, close.members)
     found = strategy.evaluation(state)
     model = None if found is None else task.trained(found.parameters, found.preparation)
+    if sizes[0] != (spent := len(events_of(federation.run, "sum-abandoned", spent=True))):
+        wrong.append(f"{sizes[0]} rounds have no answers, and {spent} questions are spent")
     return wrong, None if model is None else hashlib.sha256(model.to_bytes()).hexdigest(), sizes
 
 

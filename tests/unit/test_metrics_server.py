@@ -24,7 +24,7 @@ from fedmq.observe.metrics_server import CONNECTIONS_MAX, MetricsServer, metrics
 from fedmq.runtime.loop import HANGS_S, Pulse
 from fedmq.simulation.clock import VirtualClock
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @contextmanager

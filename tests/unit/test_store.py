@@ -401,7 +401,7 @@ def writer(store: Store, path: Path) -> Iterator[subprocess.Popen[str]]:
     assert process.stdout.readline() == "term 1\n"
     yield process
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
 
 
 def test_second_process_may_read_but_not_write(writer: subprocess.Popen[str], path: Path) -> None:
@@ -424,7 +424,7 @@ def test_writer_with_the_lock_keeps_others_out_before_its_first_write(path: Path
 
 def test_next_writer_may_write_after_a_killed_one(writer: subprocess.Popen[str], path: Path) -> None:
     writer.send_signal(signal.SIGKILL)
-    writer.wait(timeout=10)
+    writer.wait(timeout=60)
     assert not is_locked(path.parent)
     after = Store(path)
     assert after.next_term(0.0) == 2

@@ -44,7 +44,7 @@ class SlowControls:
 
     def send(self, run: str, request: ControlRequest) -> str:
         self.started.release()
-        assert self.finish.wait(10.0)
+        assert self.finish.wait(60.0)
         return f"{run}: {request.action}"
 
 
@@ -60,9 +60,9 @@ def test_control_requests_over_the_limit_are_rejected() -> None:
     async def statuses() -> list[int]:
         first = [asyncio.create_task(ask(pages, "POST", "/api/runs/r/control", body=body)) for _ in range(CONTROLS_MAX)]
         for _ in first:
-            assert await asyncio.to_thread(controls.started.acquire, timeout=10.0)
+            assert await asyncio.to_thread(controls.started.acquire, timeout=60.0)
         rejected = asyncio.create_task(ask(pages, "POST", "/api/runs/r/control", body=body))
-        await asyncio.wait([rejected], timeout=5.0)
+        await asyncio.wait([rejected], timeout=60.0)
         controls.finish.set()
         done = [await one for one in first]
         return [await rejected, *done, await ask(pages, "POST", "/api/runs/r/control", body=body)]

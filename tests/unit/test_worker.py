@@ -18,7 +18,7 @@ from fedmq.tasks.task_file import find_task
 from fedmq.testing import VirtualClock
 from fedmq.trainer.worker import BLOCKED_S, Blocked, Cancelled, Done, Learn, Refreshed, ThreadWorker, Unblocked, perform
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def round_packet(number: int) -> Packet:
