@@ -11,10 +11,8 @@ import numpy as np
 from secure_scene import identity
 
 from fedmq.aggregator.machine import Input, Phase
-from fedmq.aggregator.roster import Roster
-from fedmq.aggregator.rounds import Rounds
-from fedmq.aggregator.secure_rounds import SecureRounds
-from fedmq.aggregator.sums import SumIdentities, Sums
+from fedmq.aggregator.service import resume
+from fedmq.aggregator.sums import SumIdentities
 from fedmq.algorithms.base import Plan, Update
 from fedmq.algorithms.registry import decode_query, find_algorithm
 from fedmq.algorithms.staged import asking_once
@@ -36,7 +34,6 @@ from fedmq.protocol.messages import (
     has_bit,
 )
 from fedmq.runs.records import Record
-from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
 from fedmq.secure_sums.ledger import Ledger
 from fedmq.secure_sums.masks import SumName
@@ -52,6 +49,7 @@ from fedmq.secure_sums.messages import (
 from fedmq.secure_sums.policy import SumPolicy
 from fedmq.secure_sums.question import answer_of, flat
 from fedmq.secure_sums.trainer import SumTrainer
+from fedmq.security.signing import NoSigning
 from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Task
 from fedmq.tasks.task_file import find_task, task_rows
@@ -175,6 +173,18 @@ class Site:
         return [(result, {MASKED: values, PARTS: np.frombuffer(parts_to_bytes(keys), np.uint8)})]
 
 
+class SceneClock:
+    """A clock that the scene sets."""
+
+    at = 0.0
+
+    def now(self) -> float:
+        return self.at
+
+    def wall(self) -> float:
+        return WALL + self.at
+
+
 class Scene:
     """A secure run over a store in memory. `lost(name, message, arrays)` decides which messages are lost."""
 
@@ -195,7 +205,7 @@ class Scene:
             ),
             secure=True,
         )
-        self.store, self.term, self.now = Store(":memory:"), 0, 0.0
+        self.store, self.clock = Store(":memory:"), SceneClock()
         self.store.begin(self.config)
         self.lost: Callable[[str, Any, Any], bool] = lambda name, message, arrays: False
         self.change: Callable[[str, Any, Any], Any] = lambda name, message, arrays: (message, arrays)
@@ -207,24 +217,17 @@ class Scene:
 
     def start(self) -> None:
         """Begin a life of the aggregator, from its store."""
-        self.term += 1
         self.inbox: deque[tuple[str, Message, dict[str, Any]]] = deque()
-        self.strategy = find_algorithm(self.config.algorithm, self.task)
-        replayed = replay(self.store, self.task, self.strategy, self.config.seed)
-        identities = {one.name: one.identity.public for one in self.sites.values()}
-        self.rounds: Rounds = SecureRounds(
-            self.config,
-            self.term,
-            self.strategy,
-            replayed.state,
-            Roster(30.0, 0, ()),
-            round=replayed.round,
-            counted=replayed.open_results,
-            sums=Sums(SumIdentities(FEDERATION, identities.get), "run", self.term),
-            totals=self.store.totals(),
-            open_sum=self.store.open_sum,
-        )
+        self.identities = {one.name: one.identity.public for one in self.sites.values()}
+        identities = SumIdentities(FEDERATION, self.identities.get)
+        strategy = find_algorithm(self.config.algorithm, self.task)
+        self.rounds = resume(self.store, strategy, self.clock, NoSigning(), None, None, identities)
+        self.term = self.rounds.term
         self.connect()
+
+    @property
+    def now(self) -> float:
+        return self.clock.at
 
     def connect(self) -> None:
         self.step(BrokerConnected())
@@ -241,6 +244,7 @@ class Scene:
 
     def leave(self, name: str) -> None:
         """Kill a trainer; it is started again after a second."""
+        self.inbox = deque(one for one in self.inbox if one[0] != name)
         self.away.add(name)
         self.returns[name] = self.now + 1.0
         self.sites[name].kill()
@@ -252,11 +256,10 @@ class Scene:
         self.step(MessageReceived(decode(frames)))
 
     def step(self, incoming: Input) -> None:
-        self.rounds.step(incoming, self.now, WALL + self.now)
+        self.rounds.step(incoming, self.now, self.clock.wall())
 
     def settle(self, until: Phase | None = None) -> None:
         """Deliver messages until none is left, or the run is in this phase."""
-        inbox = self.inbox
         while True:
             output = self.rounds.take_output()
             for record in output.records:
@@ -274,18 +277,18 @@ class Scene:
                     except Rejected as rejected:
                         self.events.append(events.ResultRejected(trainer=name, reason="site", detail=str(rejected)))
                         continue
-                    inbox += [(name, *reply) for reply in replies if not self.lost(name, *reply)]
-            if self.rounds.phase is until or not (inbox or output.sends):
+                    self.inbox += [(name, *reply) for reply in replies if not self.lost(name, *reply)]
+            if self.rounds.phase is until or not (self.inbox or output.sends):
                 return
-            if inbox:
-                name, message, arrays = inbox.popleft()
+            if self.inbox:
+                name, message, arrays = self.inbox.popleft()
                 self.hear(*self.change(name, message, arrays))
 
     def wait(self, seconds: float, until: Phase | None = None) -> None:
         """Let time pass, with a tick for each beacon."""
         end = self.now + seconds
         while self.now < end and self.rounds.phase is not Phase.FINISHED and self.rounds.phase is not until:
-            self.now += 0.25
+            self.clock.at += 0.25
             for name in [name for name, at in self.returns.items() if at <= self.now]:
                 del self.returns[name]
                 self.join(name)

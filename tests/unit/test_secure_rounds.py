@@ -99,6 +99,27 @@ def test_evolution_by_totals_asks_about_others_after_a_spent_question() -> None:
     conforms(scene)
 
 
+def test_dealer_that_has_lost_its_secrets_is_not_awaited() -> None:
+    scene = Scene(rounds_max=1)
+    scene.lost = lambda name, message, arrays: name == "t01" and isinstance(message, Result)
+    scene.settle(Phase.COLLECTING)
+    scene.sites["t01"].kill()  # and is there again before its absence is noticed
+    scene.wait(1.0)
+    scene.join("t01")
+    scene.run()
+    assert counted(scene) == {1: ["t00", "t02"]}
+    assert scene.now < PREPARE_S
+
+
+def test_keys_of_a_trainer_that_is_no_member_are_rejected() -> None:
+    scene = Scene(rounds_max=1)
+    del scene.identities["t01"]
+    scene.settle()
+    scene.wait(2.0)
+    assert scene.rounds.phase is Phase.WAITING
+    assert {one.reason for one in scene.events if isinstance(one, events.ResultRejected)} == {"sender"}
+
+
 @pytest.mark.parametrize("algorithm", ["ridge", "newton"])
 def test_algorithm_that_waits_for_a_trainer_goes_on_with_the_total_that_is_known(algorithm: str) -> None:
     scene = Scene(4, algorithm=algorithm, task="linear", rounds_max=12)
@@ -110,6 +131,10 @@ def test_algorithm_that_waits_for_a_trainer_goes_on_with_the_total_that_is_known
         return name in scene.away
 
     scene.lost = lost
+    while scene.rounds.round < 4:
+        scene.settle(Phase.CONSISTENCY)
+        scene.settle(Phase.COLLECTING)
+    scene.start()  # the totals are in the store
     scene.run()
     assert scene.rounds.why == "solved"
     assert "spent" in [one.why for one in scene.closed()]
