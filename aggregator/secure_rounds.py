@@ -41,6 +41,7 @@ from fedmq.secure_sums.messages import (
     MaskedInput,
     OpenedTotal,
     RevealedShares,
+    Spent,
     parts_from_bytes,
     parts_to_bytes,
 )
@@ -147,7 +148,8 @@ class SecureRounds(Rounds):
     def _take_parts(self, name: str, packet: Packet) -> None:
         """Take what a trainer adds to sums.
 
-        Its keys for the next sum without its answer show that it has no secrets of this one: it was restarted.
+        Its keys for the next sum without its answer show that it has no secrets of this one: it was restarted. Of a
+        spent question it sends no answer: an aggregator on an old copy of its store has asked that before.
         """
         if PARTS not in packet.arrays:
             return
@@ -157,7 +159,8 @@ class SecureRounds(Rounds):
             if isinstance(part, MaskedInput) or not self._sums.receive(name, part):
                 continue
             of_next = self._sums.upcoming is not None and part.sum == self._sums.upcoming.machine.sum_id
-            if isinstance(part, Keys) and isinstance(packet.message, SumReply) and of_next:
+            lost = isinstance(part, Keys) and isinstance(packet.message, SumReply) and of_next
+            if lost or isinstance(part, Spent):
                 self._participants.exclude(name)
             if isinstance(part, ListSignature | RevealedShares):
                 self._steps.add(self._now - self._stepped_at)
@@ -238,6 +241,9 @@ class SecureRounds(Rounds):
         """Close the list of survivors once all have answered that can, or at the deadline."""
         current = self._current
         if current.machine.phase is SumPhase.COLLECTING:
+            if current.machine.is_spent:
+                self._spend("trainers have helped to open this question before, and answer it once")
+                return
             late = self._deadline is None or self._now >= self._deadline
             if self._participants.are_expected(self.roster) and not late:
                 return

@@ -39,6 +39,7 @@ from fedmq.secure_sums.messages import (
     Record,
     RevealedShares,
     SignedSurvivors,
+    Spent,
     Survivors,
     keys_text,
     list_text,
@@ -102,6 +103,7 @@ class SumAggregator:
         self._dealt: dict[int, EncryptedShares] = {}
         self._opened = Opened(self.sum_id, bytes(32), 0, b"")
         self._dealers: tuple[int, ...] = ()
+        self._refused: set[int] = set()  # dealers whose question is spent
         self._inputs: dict[int, MaskedInput] = {}
         self._survivors = b""
         self._signatures: dict[int, ListSignature] = {}
@@ -155,6 +157,11 @@ class SumAggregator:
         return frozenset(map(self._name, self._inputs))
 
     @property
+    def is_spent(self) -> bool:
+        """Whether so many dealers do not answer a spent question that too few are left."""
+        return len(self._dealers) - len(self._refused) < self.threshold
+
+    @property
     def signed(self) -> frozenset[str]:
         """The survivors that have signed the list of survivors."""
         return frozenset(map(self._name, self._signatures))
@@ -204,6 +211,8 @@ class SumAggregator:
             case EncryptedShares() if self.phase is SumPhase.SHARING:
                 self._check_count(message.shares, len(self._cohort.members) - 1)
                 self._dealt.setdefault(place, message)
+            case Spent() if self.phase is SumPhase.COLLECTING and place in self._dealers:
+                self._refused.add(place)
             case MaskedInput() if self.phase is SumPhase.COLLECTING and place in self._dealers:
                 if len(message.values) != 8 * self._opened.length:
                     raise Rejected("shape", f"expected {self._opened.length} numbers, got {len(message.values)} bytes")

@@ -1,6 +1,6 @@
 """The messages of one secure sum. The transport carries each as the bytes of an array frame.
 
-    trainer -> aggregator     Keys, EncryptedShares, MaskedInput, ListSignature, RevealedShares
+    trainer -> aggregator     Keys, EncryptedShares, MaskedInput or Spent, ListSignature, RevealedShares
     aggregator -> all         Cohort, Survivors, SignedSurvivors
     aggregator -> one trainer Opening
 
@@ -95,6 +95,10 @@ class MaskedInput(SumMessage, frozen=True, tag="masked-input"):
     values: Values
 
 
+class Spent(SumMessage, frozen=True, tag="spent"):
+    """In place of a masked input: the trainer has helped to open this question, and answers it in no other sum."""
+
+
 class Survivors(SumMessage, frozen=True, tag="survivors"):
     """U3: the members whose masked inputs are in the total."""
 
@@ -143,7 +147,7 @@ class Abandoned(SumMessage, frozen=True, tag="abandoned"):
     why: str
 
 
-FromTrainer = Keys | EncryptedShares | MaskedInput | ListSignature | RevealedShares
+FromTrainer = Keys | EncryptedShares | MaskedInput | Spent | ListSignature | RevealedShares
 FromAggregator = Cohort | Opening | Survivors | SignedSurvivors
 Record = Cohort | EncryptedShares | Opened | MaskedInput | Survivors | SignedSurvivors | OpenedTotal | Abandoned
 

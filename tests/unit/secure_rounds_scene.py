@@ -17,7 +17,7 @@ from fedmq.algorithms.base import Plan, Update
 from fedmq.algorithms.registry import decode_query, find_algorithm
 from fedmq.algorithms.staged import asking_once
 from fedmq.algorithms.trial import answer
-from fedmq.errors import Rejected
+from fedmq.errors import PolicyRefused, Rejected
 from fedmq.observe import events
 from fedmq.protocol.codec import MASKED, PARTS, Packet, decode, encode, model_digest_of
 from fedmq.protocol.messages import (
@@ -42,6 +42,7 @@ from fedmq.secure_sums.messages import (
     Keys,
     Opening,
     SignedSurvivors,
+    Spent,
     Survivors,
     parts_from_bytes,
     parts_to_bytes,
@@ -102,7 +103,14 @@ class Site:
         sum_id = SumName(FEDERATION, "run", message.term, message.sum).id
         if not has_bit(message.invited or b"", self.index) or sum_id not in self.sums:
             return [self._reply(message, [self._keys(message.term, message.sum + 1)])]
-        return self._answer()
+        return self._answer_or_refuse(message)
+
+    def _answer_or_refuse(self, message: Round | SumRequest) -> list[tuple[Message, dict[str, Any]]]:
+        try:
+            return self._answer()
+        except PolicyRefused:
+            assert self.opening is not None
+            return [self._reply(message, [Spent(self.opening.sum)])]
 
     def _request(self, packet: Packet, message: SumRequest) -> list[tuple[Message, dict[str, Any]]]:
         made, replies = [], []
@@ -111,7 +119,7 @@ class Site:
         for part in parts_from_bytes(packet.arrays[PARTS].tobytes()) if PARTS in packet.arrays else ():
             if isinstance(part, Opening):
                 self.opening = part
-                replies = self._answer()
+                replies = self._answer_or_refuse(message)
             elif (one := self.sums.get(part.sum)) is not None:
                 match part:
                     case Cohort():

@@ -192,6 +192,23 @@ def test_question_whose_shares_are_lost_is_spent_and_others_follow() -> None:
     conforms(scene)
 
 
+def test_aggregator_on_an_old_copy_asks_no_question_again() -> None:
+    scene = Scene(rounds_max=6)
+    while scene.rounds.round < 4:
+        scene.settle(Phase.CONSISTENCY)
+        scene.settle(Phase.COLLECTING)
+    copy = scene.store._connection.serialize()
+    while scene.rounds.round < 6:
+        scene.settle(Phase.CONSISTENCY)
+        scene.settle(Phase.COLLECTING)
+    scene.store._connection.deserialize(copy)
+    scene.clock.at += 1.0  # a higher term
+    scene.start()
+    scene.run()
+    assert [(one.round, one.why) for one in scene.closed()[-3:]] == [(4, "spent"), (5, "complete"), (6, "complete")]
+    conforms(scene)
+
+
 def test_run_that_can_only_repeat_a_spent_question_fails_with_a_way_out() -> None:
     scene = Scene(algorithm="statistics", rounds_max=9, leave_s=5.0)
     scene.lost = lambda name, message, arrays: carries(message, arrays, RevealedShares)
