@@ -13,6 +13,7 @@ whose question is spent closes at once, with the total that is known.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from fedmq.runs.records import OpenSum, StoredTotal, TotalHeader
 from fedmq.runtime.clock import earliest
 from fedmq.secure_sums.aggregator import SumPhase
 from fedmq.secure_sums.messages import (
+    MEMBERS_MAX,
     FromTrainer,
     Keys,
     ListSignature,
@@ -91,7 +93,9 @@ class SecureRounds(Rounds):
         super().__init__(config, term, asking_once(strategy), state, roster, **others)
         if (least := config.limits.min_trainers) < SECURE_TRAINERS_MIN:
             raise BadConfiguration(f"secure: expected min_trainers of at least {SECURE_TRAINERS_MIN}, got {least}")
-        for total in reversed(list(totals)):
+        newest = [*islice(totals := iter(totals), TOTALS_MAX)]
+        self._spent.update((total.header.question, None) for total in totals)
+        for total in reversed(newest):
             self._remember(total)
         if open_sum is not None and open_sum.round == self.round and self.phase is not Phase.FINISHED:
             self._restore(open_sum)
@@ -234,7 +238,9 @@ class SecureRounds(Rounds):
         return len(expected) < machine.threshold
 
     def _fix_cohort(self, names: set[str] | frozenset[str]) -> None:
-        self._sums.fix_cohort(names)
+        """Make these the cohort of the upcoming sum; of more than it may have, those that joined the run first."""
+        first = [one.name for one in self.roster.trainers if one.name in names]
+        self._sums.fix_cohort(first[:MEMBERS_MAX])
         self._prepare_by = self._now + PREPARE_S
 
     def _collect(self) -> None:

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, assert_never
@@ -330,8 +331,9 @@ class Store:
         """Return the (round, trainer) of every result of `round` and later ones, of those in totals, too."""
         keys = set(self._read("SELECT round, trainer FROM results WHERE round >= ?", round))
         of_totals = {number for number, trainer in keys if trainer == TOTAL}
-        names = ((one.round, name) for one in self.totals() if one.round in of_totals for name in one.header.rows)
-        return (keys - {(number, TOTAL) for number in of_totals}) | set(names if of_totals else ())
+        newest = takewhile(lambda one: one.round >= round, self.totals() if of_totals else ())
+        names = {(one.round, name) for one in newest for name in one.header.rows}
+        return (keys - {(number, TOTAL) for number in of_totals}) | names
 
     # --- maintenance -------------------------------------------------------------------------------------------------
 
