@@ -371,6 +371,10 @@ class Session:
         if new and not uninvited and followed.declined is None and not followed.can_compute(message):
             self._ask_in_full(message.run, followed, message.round, now)
             return
+        lacks_arrays = message.delta is not None and followed.chain is None and followed.declined is None
+        if message.sum is not None and not uninvited and lacks_arrays:
+            self._hello(message.run, followed, now)  # its result is pending, but only the round in full says how long
+            return
         if new or message.term != followed.round_term:
             followed.round, followed.round_term, followed.uninvited = message.round, message.term, uninvited
             followed.sum, followed.asked = 0, None

@@ -48,7 +48,10 @@ def answer_of(query: Query, task: Task, shapes: Shapes) -> Mapping[str, ArrayBou
     """
     if not isinstance(query, AdditiveQuery):
         raise Rejected("query", f"expected a question whose answers are sums, got {query.kind}")
-    bounds = query.answer(task, shapes, 1)
+    try:
+        bounds = query.answer(task, shapes, 1)
+    except LookupError as error:
+        raise Rejected("shape", f"expected the arrays of {query.kind}, got {sorted(shapes)}") from error
     for name, one in bounds.items():
         if one.dtype is not np.int64 or one.rows_max is not None or min(one.shape, default=0) < 0:
             raise Rejected("shape", f"expected {name} of int64 with a fixed size in an answer to {query.kind}")

@@ -14,8 +14,8 @@ from secure_scene import identity, once
 from fedmq.algorithms.base import encode_query
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.query import Evolve
-from fedmq.protocol.codec import MASKED, PARTS, Packet, decode, encode
-from fedmq.protocol.messages import Beacon, Goodbye, Refused, Result, Round, SumRequest, Welcome
+from fedmq.protocol.codec import MASKED, PARTS, Packet, decode, encode, model_digest_of
+from fedmq.protocol.messages import Beacon, Delta, Goodbye, Hello, Refused, Result, Round, SumRequest, Welcome
 from fedmq.runtime.rng import derive_rng
 from fedmq.secure_sums.aggregator import Output as SumOutput
 from fedmq.secure_sums.aggregator import SumAggregator, SumPhase
@@ -311,6 +311,31 @@ def test_same_round_in_another_sum_costs_no_work_and_has_other_masks() -> None:
     assert not site.goodbyes
     run.sums[1].phase = SumPhase.CONSISTENCY
     assert site.hear(run.request(), [Survivors(run.sums[1].sum_id, b"\x07")]) == [], "the earlier sum has ended"
+
+
+def test_restarted_trainer_with_a_pending_result_asks_for_a_delta_in_full() -> None:
+    run = answered()
+    site = run.sites["t01"]
+    run.sums[1].abandon()
+    site.start()
+    site.join(1)
+    run.prepare(2)
+    full = structs.replace(question(), sum=2, invited=b"\xff")
+    delta = structs.replace(full, arrays=(), delta=Delta(bytes(32), model_digest_of(full)))
+    output = site.session.step(MessageReceived(decode(encode("round/run", delta))), 1.0)
+    assert [type(one.message) for one in output.sends] == [Hello], "the length of its answer is not known"
+    site.asked(number=2)
+    run.open(2, question(), lost=lambda name, message: True)
+    assert len(set(masked_in(site.sent))) == 2
+    assert site.session.rejections == {}
+    assert site.started == [1], "its result was pending"
+
+
+def test_round_without_the_arrays_of_its_query_does_not_end_a_trainer() -> None:
+    site = Run(sites()).sites["t00"]
+    message = structs.replace(ROUND, invited=b"\xff")
+    site.take(MessageReceived(decode(encode("round/run", message))))
+    assert [one.reason for one in site.goodbyes] == ["query"]
 
 
 def test_trainer_that_was_no_dealer_works_when_the_round_is_asked_in_its_sum() -> None:
