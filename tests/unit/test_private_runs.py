@@ -172,6 +172,7 @@ def test_rows_of_an_answer_do_not_depend_on_what_is_held_out() -> None:
     [
         ({"algorithm": "evolution"}, "--epsilon: expected one of the algorithms ridge, newton, boosting, es"),
         ({"epsilon": None, "delta": 1e-6}, "--delta: expected it with --epsilon"),
+        ({"epsilon": 1e6}, "--epsilon: expected noise of each trainer with a deviation of at least 10 units"),
         ({"rounds": 1}, "--rounds: expected 2 or more in a private run"),
         ({"sample": 2.0}, "--sample: expected a private run without it"),
         ({"parameters": {"clip": 0}}, "parameter clip"),

@@ -39,7 +39,7 @@ def measure_privately(query: PrivateFigures, work: Assignment) -> dict[str, npt.
         if num_classes(work.task):
             targets = rows.targets.astype(np.int64)
             losses = np.fmin(softmax(outputs)[1] - outputs[targets, np.arange(len(targets))], LOSS_MAX)
-            np.add.at(sums["confusion"], (targets, np.nan_to_num(outputs).argmax(axis=0)), 1)
+            np.add.at(sums["confusion"], (targets, np.nan_to_num(outputs).argmax(axis=0)), 1 << FRACTION_BITS)
             sums["loss"] += _fixed(np.fmax(losses, 0.0)).sum()
         else:
             targets_in_units = _bounded((rows.targets.astype(np.float64) - query.center) / query.unit)

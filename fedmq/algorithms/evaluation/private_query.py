@@ -16,7 +16,7 @@ from fedmq.models.networks import Code
 from fedmq.tasks.row_views import View
 from fedmq.tasks.task import Task
 
-FRACTION_BITS = 12  # of losses and errors
+FRACTION_BITS = 12  # of all numbers, counts too: noise in whole rows would be too coarse to share
 LOSS_MAX, VALUE_MAX = 4.0, 2.0  # nats of a row; units of an error, and of a target
 COUNT_SHARE = Fraction(3, 4)  # of rho, for the counts beside the losses
 BLOCK_ROWS = 4096
@@ -28,7 +28,7 @@ class PrivateFigures(PrivateQuery, frozen=True, tag="private-figures", kw_only=T
     Down: `parameters` (num_parameters,) float64. Up, int64: for classes `confusion` (classes, classes) by true and
     predicted class, and `loss` (1,), cross-entropies of at most LOSS_MAX; for values `errors` (3,), the sums of squared
     errors, targets and squared targets, in units of `unit` around `center`, each at most ±VALUE_MAX before it is
-    squared. All but counts have FRACTION_BITS.
+    squared. All have FRACTION_BITS.
     """
 
     rows: ClassVar[View] = "held-out"
@@ -46,7 +46,7 @@ class PrivateFigures(PrivateQuery, frozen=True, tag="private-figures", kw_only=T
     def sensitivities(self, task: Task, _shapes: Shapes) -> Mapping[str, Sensitivity]:
         if num_classes(task):
             losses = Sensitivity(int(LOSS_MAX) << FRACTION_BITS, 1 - COUNT_SHARE)
-            return {"confusion": Sensitivity(1, COUNT_SHARE), "loss": losses}
+            return {"confusion": Sensitivity(1 << FRACTION_BITS, COUNT_SHARE), "loss": losses}
         # The root of 4**2 + 2**2 + 4**2 is 6: two squares, and a target.
         return {"errors": Sensitivity(6 << FRACTION_BITS, Fraction(1))}
 
@@ -57,7 +57,7 @@ class PrivateFigures(PrivateQuery, frozen=True, tag="private-figures", kw_only=T
         if classes := num_classes(task):
             most = num_examples * int(LOSS_MAX) << FRACTION_BITS
             return {
-                "confusion": ArrayBounds((classes, classes), np.int64, 0, num_examples),
+                "confusion": ArrayBounds((classes, classes), np.int64, 0, num_examples << FRACTION_BITS),
                 "loss": ArrayBounds((1,), np.int64, 0, most),
             }
         most = num_examples * int(VALUE_MAX**2) << FRACTION_BITS

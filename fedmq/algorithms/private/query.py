@@ -21,6 +21,7 @@ from fedmq.models.arrays import Integers
 from fedmq.tasks.task import TRAINERS_MAX, Task
 
 ROWS_MAX = 1 << 26  # of all trainers
+DEVIATION_MIN = 10  # of one trainer's noise, in units: a sum of coarser noise is no discrete Gaussian
 DEVIATIONS_MAX = 40  # of the noise that an answer has room for; what is beyond is cut off
 
 Rho = Annotated[float, Meta(ge=RHO_MIN, le=RHO_MAX)]
@@ -80,7 +81,14 @@ class PrivateQuery(AdditiveQuery, frozen=True, kw_only=True):
         super().check(task, shapes)
         if sum(one.share for one in self.sensitivities(task, shapes).values()) > 1:
             raise Rejected("values", "expected shares of rho that add up to 1 at most")
-        if any(one >= 1 << 2 * SCALE_BITS_MAX for one in self.variances(task, shapes).values()):
+        variances = self.variances(task, shapes).values()
+        if any(one < DEVIATION_MIN**2 for one in variances):
+            raise Rejected(
+                "values",
+                f"expected noise of each trainer with a deviation of at least {DEVIATION_MIN} units, got less: lower "
+                "epsilon, or the number of trainers that share it",
+            )
+        if any(one >= 1 << 2 * SCALE_BITS_MAX for one in variances):
             raise Rejected(
                 "values",
                 f"expected noise with a deviation below 2**{SCALE_BITS_MAX} units, got more: raise epsilon",

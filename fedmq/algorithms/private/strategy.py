@@ -19,12 +19,13 @@ import msgspec
 import numpy as np
 
 from fedmq.algorithms.additive import Additive, RoundSum
-from fedmq.algorithms.base import Evaluation, Plan, Total, is_prepared
+from fedmq.algorithms.base import Evaluation, Plan, Total, check_down, is_prepared
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.algorithms.evaluation.private_query import FRACTION_BITS, PrivateFigures, PrivateFitted
 from fedmq.algorithms.findings import Findings
 from fedmq.algorithms.private.columns import arrays_of, preparation_of, target_unit
 from fedmq.algorithms.private.query import Noise
+from fedmq.errors import BadConfiguration, Rejected
 from fedmq.models.arrays import Floats
 from fedmq.protocol.run_config import Privacy
 from fedmq.tasks.task import Task
@@ -83,7 +84,13 @@ class _Stages:
             eq=False,
             kw_only=True,
         )
-        return kind(task=task, inner=inner)
+        state = kind(task=task, inner=inner)
+        last = self.ask(replace(state, asked=self.privacy.questions))
+        try:
+            check_down(last.query, task, last.arrays)
+        except Rejected as refused:
+            raise BadConfiguration(f"--epsilon: {refused.detail}") from refused
+        return state
 
     def ask(self, state: Any) -> Plan:
         plan = self._asked(state)
@@ -163,7 +170,8 @@ def _metrics(task: Task, total: Total) -> Metrics:
     rows, arrays = max(1, total.num_examples), total.arrays
     about = Metrics(rows=rows, trainers=total.trainers, coverage=total.coverage)
     if "confusion" in arrays:
-        confusion = np.maximum(arrays["confusion"], 0)
+        counts = np.ldexp(arrays["confusion"].astype(np.float64), -FRACTION_BITS)
+        confusion = np.maximum(np.rint(counts), 0.0).astype(np.int64)
         correct = min(rows, int(np.diag(confusion).sum()))
         loss = max(0.0, math.ldexp(float(arrays["loss"][0]), -FRACTION_BITS))
         return msgspec.structs.replace(
