@@ -16,7 +16,7 @@ from fedmq.runtime.clock import SystemClock
 from fedmq.transport.link import Delivered, LinkEvent
 from fedmq.transport.zeromq import AggregatorSockets, BrokerSockets, TrainerSockets
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @contextmanager

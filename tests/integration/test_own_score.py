@@ -10,6 +10,7 @@ from services import Services, closed, events_of, report_of, run_fedmq, until
 from fedmq.security.keyring import read_federation
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "own_score.py")
+ENDLESS = Path(EXAMPLE).read_text().replace("target=0.99", "target=1.0").replace("rounds=100", "rounds=100000")
 
 
 def test_demo_runs_the_code_of_a_file(tmp_path: Path) -> None:
@@ -39,9 +40,7 @@ def test_trainer_without_code_permission_serves_other_runs(tmp_path: Path) -> No
 
 def test_run_continues_with_its_first_code(tmp_path: Path) -> None:
     own = tmp_path / "own.py"
-    own.write_text(
-        Path(EXAMPLE).read_text().replace("target=0.99", "target=1.0").replace("rounds=100", "rounds=100000")
-    )
+    own.write_text(ENDLESS)
     with Services(tmp_path) as services:
         services.start_broker()
         services.start_trainer("bob", "own.py:1/1", "--score", "own.py")
@@ -75,14 +74,16 @@ def test_signed_code_runs_only_with_allow_code(tmp_path: Path) -> None:
         federation.make()
         for name in ("alice", "bob"):
             federation.join(name)
+        (tmp_path / "endless.py").write_text(ENDLESS)
         start = ("trainer", "--data", f"{EXAMPLE}:1/1", "--keys")
-        federation.start("bob", *start, "bob")
-        run = ("--task", EXAMPLE, "--min-trainers", "1", "--seed", "1", "--out", "run")
-        federation.start("aggregator", "aggregator", "--keys", "keys", *run)
-        until(lambda: "takes no part" in federation.err("bob"), "bob to refuse")  # before the run is over
         federation.start("alice", *start, "alice", "--allow-code")
-        assert federation.wait("aggregator") == 0, federation.err("aggregator")
-        assert [one["name"] for one in report_of(tmp_path / "run")["trainers"] if one["results"]] == ["alice"]
+        federation.start("bob", *start, "bob")
+        run = ("--task", "endless.py", "--min-trainers", "1", "--seed", "1", "--out", "run")
+        federation.start("aggregator", "aggregator", "--keys", "keys", *run)
+        until(lambda: closed(tmp_path / "run") > 1, "rounds with alice")
+        until(lambda: "takes no part" in federation.err("bob"), "bob to refuse")
+        accepted = [one["trainer"] for one in events_of(tmp_path / "run") if one["event"] == "result-accepted"]
+        assert set(accepted) == {"alice"}
         (line,) = [line for line in federation.err("bob").splitlines() if "scored by code" in line]
         pinned = read_federation(tmp_path / "bob").aggregator.fingerprint
         assert f"signed by the pinned key {pinned}: expected --allow-code, got none" in line
