@@ -107,11 +107,13 @@ bench: $(DEVELOP_STAMP)  ## run all benchmarks in sequence; list the missed targ
 	[ -n "$$found" ] || { echo "make bench: expected scripts in tests/benchmarks/, got none" >&2; exit 1; }; \
 	[ -z "$$missed" ] || { echo "make bench: a target was missed, or a script failed, see above:$$missed" >&2; exit 1; }
 
-bench-peers: $(DEVELOP_STAMP)  ## time a simulation beside Flower, which it installs into build/peers (1 GB)
+bench-peers: $(DEVELOP_STAMP)  ## time simulations beside Flower, which it installs into build/peers (1 GB)
 	@[ -x build/peers/bin/flwr ] || { $(PYTHON) -m venv build/peers && \
 		build/peers/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS); }
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/benchmarks/peers/simulated_rounds.py \
 		--flower build/peers/bin/python $(ARGS)
+	@[ -n "$(ARGS)" ] || OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/benchmarks/peers/secure_rounds.py \
+		--flower build/peers/bin/python
 
 golden: $(DEVELOP_STAMP)  ## rewrite what is generated from the commands: transcripts, reference, settings files
 	$(BIN)/python tests/golden/test_golden.py

@@ -8,10 +8,16 @@ trainer scores; only the labels are secret. Three methods, each with the summed 
     pointed  a network whose hidden units single out one row gives that row's label away in one sum, however coarse
     counts   the counts of correct rows are such equations, too, and are whole numbers: rounding losses hides nothing
 
+In a secure sum of several sites, it receives masked answers and their total. The same attack then reads nothing. But
+the total depends on the labels of all sites: a best guess is better than chance, and a candidate that is pointed at one
+row more narrowly gives its label away, however many sites there are.
+
     python examples/recover_labels.py
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import numpy as np
 
@@ -23,6 +29,13 @@ from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Result, Round
 from fedmq.runs.records import as_update
 from fedmq.runtime.clock import SystemClock
+from fedmq.secure_sums.aggregator import SumAggregator
+from fedmq.secure_sums.ledger import Ledger
+from fedmq.secure_sums.masks import SumName
+from fedmq.secure_sums.messages import Cohort, Opening, Survivors
+from fedmq.secure_sums.policy import SumPolicy
+from fedmq.secure_sums.trainer import SumTrainer
+from fedmq.security.keys import Identity
 from fedmq.trainer.budget import Budget
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.session import BrokerConnected, MessageReceived, Outgoing, Session, WorkDone
@@ -32,6 +45,8 @@ FEATURES, HIDDEN = 6, 12
 BITS = (30, 16, 8, 4, 0)
 SURE = 0.1  # an estimate that is nearer than this to 0 or 1, with all the others, is no accident
 POOL = 100  # candidates in a round, as usual
+NARROW = 1e-6  # width of a peak over one row that no other row is in
+STAND_INS = 300  # rows that show how inputs are distributed
 TASK = Task(name="curious", model=MLP((FEATURES, HIDDEN, 2)), loss="cross-entropy", metric="accuracy", target=1.0)
 Scores = tuple[np.ndarray, np.ndarray]
 
@@ -79,17 +94,17 @@ def random_candidates(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 1]).normal(0.0, 1.0, (count, TASK.model.num_parameters))
 
 
-def pointed_candidates(inputs: np.ndarray, seed: int) -> np.ndarray:
+def pointed_candidates(inputs: np.ndarray, seed: int, narrow: float | None = None) -> np.ndarray:
     """Return for each row a network that is sure of that row's class and undecided about all others.
 
-    Along a random direction each row has a place of its own; three ReLU units make a peak over it as narrow as the gap
-    to its neighbors: relu(t - p + w) - 2 relu(t - p) + relu(t - p - w), which is w at p and 0 from w on.
+    Along a random direction each row has a place of its own. Three ReLU units make a peak over it, as narrow as the gap
+    to its neighbors or `narrow`: relu(t - p + w) - 2 relu(t - p) + relu(t - p - w), which is w at p and 0 from w on.
     """
     direction = np.random.default_rng([seed, 2]).normal(size=FEATURES)
     places = inputs @ direction
     candidates = np.zeros((len(inputs), TASK.model.num_parameters))
     for candidate, place in zip(candidates, places, strict=True):
-        width = np.partition(np.abs(places - place), 1)[1] if len(places) > 1 else 1.0
+        width = narrow or (np.partition(np.abs(places - place), 1)[1] if len(places) > 1 else 1.0)
         weights, rest = candidate[: FEATURES * HIDDEN].reshape(FEATURES, HIDDEN), candidate[FEATURES * HIDDEN :]
         weights[:, :3] = direction[:, None]
         rest[:3] = width - place, -place, -width - place
@@ -97,8 +112,8 @@ def pointed_candidates(inputs: np.ndarray, seed: int) -> np.ndarray:
     return candidates
 
 
-def equations(candidates: np.ndarray, inputs: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """What candidate k adds up to when all labels are 0 (candidates,), and what each label changes of it."""
+def equations_of_each(candidates: np.ndarray, inputs: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """What each row adds to the sum of candidate k with label 0, and what label 1 changes of it, (candidates, rows)."""
     of_label = []
     for label in (0, 1):
         parts = []
@@ -106,7 +121,13 @@ def equations(candidates: np.ndarray, inputs: np.ndarray, what: str) -> tuple[np
             outputs, target = TASK.model.forward(candidates, row[None]), np.array([label])
             parts.append(cross_entropy(outputs, target) if what != "counts" else outputs.argmax(axis=2)[:, 0] == label)
         of_label.append(np.array(parts, dtype=np.float64).T)
-    return of_label[0].sum(axis=1), of_label[1] - of_label[0]
+    return of_label[0], of_label[1] - of_label[0]
+
+
+def equations(candidates: np.ndarray, inputs: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """What candidate k adds up to when all labels are 0 (candidates,), and what each label changes of it."""
+    zero, change = equations_of_each(candidates, inputs, what)
+    return zero.sum(axis=1), change
 
 
 def estimated(sums: np.ndarray, zero: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -145,6 +166,80 @@ def recovered(count: int, most: int | None, seed: int) -> int:
     return found
 
 
+def secure_sum(answers: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first answer as the aggregator receives it, and the total: int64, by the code of trainers as shipped.
+
+    `--min-members 2` permits two sites.
+    """
+    name = SumName(b"federation", "r", 1, 1)
+    sites = [Identity.new("trainer", f"site-{number:02d}") for number in range(len(answers))]
+    values = {site.name: answer for site, answer in zip(sites, answers, strict=True)}
+    trainers = {site.name: SumTrainer(name, site, SumPolicy(members_min=2), Ledger()) for site in sites}
+    aggregator = SumAggregator(name)
+    for site in sites:
+        aggregator.join(site.public, trainers[site.name].advertise())
+    queue, masked = deque(aggregator.fix_cohort().send), {}
+    while aggregator.total is None:
+        if not queue:
+            queue += aggregator.open(bytes(32), len(answers[0])).send
+        member, message = queue.popleft()
+        match message:
+            case Cohort():
+                reply = trainers[member].deal(message)
+            case Opening():
+                reply = masked[member] = trainers[member].answer(message, values[member]).send
+            case Survivors():
+                reply = trainers[member].sign(message).send
+            case _:
+                reply = trainers[member].reveal(message).send
+        queue += aggregator.receive(member, reply).send
+    return np.frombuffer(masked[sites[0].name].values, np.int64), np.frombuffer(aggregator.total.values, np.int64)
+
+
+def guessed(total: np.ndarray, known: np.ndarray, strangers: int, candidates: np.ndarray, way: str) -> np.ndarray:
+    """Return the best linear guess, above 0 for label 1, of the labels of rows with known inputs, from a total.
+
+    Of the other rows, `strangers`, the aggregator knows the distribution: what they add is noise with a covariance.
+    """
+    zero, change = equations(candidates, known, way)
+    drawn, drawn_change = equations_of_each(candidates, make_rows(STAND_INS, seed=2**32).inputs, way)
+    noise = np.cov(np.hstack([drawn, drawn + drawn_change])) * strangers
+    expected = zero + change.sum(axis=1) / 2 + strangers * (drawn + drawn_change / 2).mean(axis=1)
+    signal = change / 2
+    solved = np.linalg.solve(signal @ signal.T + noise + 1e-6 * np.eye(len(candidates)), total - expected)
+    guess: np.ndarray = signal.T @ solved
+    return guess
+
+
+def read_from_secure_sums(sites: int, way: str, seed: int, count: int = 90, most: int = POOL) -> tuple[float, ...]:
+    """Return the shares of the first site's labels that the aggregator reads from the scores of `most` candidates.
+
+    By the attack on a single answer: from that site's masked answer, and from the total. By the best guess: from the
+    total with the inputs of that site known, and with those of all sites.
+    """
+    rows = [make_rows(count, 1000 * seed + site) for site in range(sites)]
+    if way == "pointed":
+        candidates = pointed_candidates(rows[0].inputs, seed, narrow=NARROW)[:most]
+    else:
+        candidates = random_candidates(most, seed)
+    answers = []
+    for one in rows:
+        scores = Victim(one, bits=16).score(candidates)
+        assert scores is not None
+        answers.append(scores[1] if way == "counts" else np.rint(scores[0] * 2**16).astype(np.int64))
+    unit = 1.0 if way == "counts" else 2.0**-16
+    masked, total = (unit * one for one in secure_sum(answers))
+    zero, change = equations(candidates, rows[0].inputs, way)
+    everything = np.concatenate([one.inputs for one in rows])
+    guesses = (
+        estimated(masked, zero, change) - 0.5,
+        estimated(total, zero, change) - 0.5,
+        guessed(total, rows[0].inputs, count * (sites - 1), candidates, way),
+        guessed(total, everything, 0, candidates, way)[:count],
+    )
+    return tuple(float(np.mean((one > 0) == rows[0].targets)) for one in guesses)
+
+
 if __name__ == "__main__":
     print("scores that give every label for certain, median of 5 trainers, at so many --score-bits")
     print("rows  way      " + "".join(f"{bits:>6}" for bits in BITS))
@@ -155,3 +250,11 @@ if __name__ == "__main__":
     print("labels that a pointed aggregator reads of 90 rows at 0 bits, with --max-evaluations")
     for most in (10, 30, None):
         print(f"{most or 'any':>4}  {recovered(90, most, seed=0):4}")
+    print("labels of the first of several sites with 90 rows each, in %, read from one round with secure sums;")
+    print("by the attack above from the masked answer and from the total; by the best guess from the total, with the")
+    print("inputs of the first site known, and with those of all; mean of 5 trainers")
+    print("sites  way      masked  total  guess, first known  guess, all known")
+    for sites in (2, 3, 10, 30):
+        for way in ("losses", "pointed", "counts"):
+            read = 100 * np.mean([read_from_secure_sums(sites, way, seed) for seed in range(5)], axis=0)
+            print(f"{sites:5}  {way:7}  {read[0]:6.0f}  {read[1]:5.0f}  {read[2]:18.0f}  {read[3]:16.0f}", flush=True)

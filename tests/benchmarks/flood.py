@@ -195,8 +195,8 @@ FLOODS: dict[str, Callable[[Place], None]] = {
 }
 
 
-def make_federation(folder: Path) -> Place:
-    """Create the keys of a federation with two trainers and mallory in `folder`."""
+def make_federation(folder: Path, trainers: Sequence[str] = TRAINERS) -> Place:
+    """Create the keys of a federation with these trainers and mallory in `folder`."""
     port = free_port()
     broker, aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
     address = f"tcp://127.0.0.1:{port}"
@@ -204,7 +204,7 @@ def make_federation(folder: Path) -> Place:
     write_federation(folder, federation)
     write_identity(folder, broker)
     write_identity(folder, aggregator)
-    for name in (*TRAINERS, "mallory"):
+    for name in (*trainers, "mallory"):
         identity = Identity.new("trainer", name)
         write_federation(folder / name, federation)
         write_identity(folder / name, identity)

@@ -51,6 +51,7 @@ NAMED = (
     "how-to/plot-and-compare",
     *(("how-to/pytorch",) if HAS_TORCH else ()),
     "how-to/regression",
+    "how-to/secure-sums",
     "how-to/simulate",
     "how-to/statistics",
     "how-to/your-own-algorithm",

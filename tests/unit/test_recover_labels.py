@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NAMES = runpy.run_path(str(ROOT / "examples" / "recover_labels.py"))
 PAGE = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
-scores_needed, recovered, make_rows, Victim = (
-    NAMES[name] for name in ("scores_needed", "recovered", "make_rows", "Victim")
+scores_needed, recovered, make_rows, Victim, read_from_secure_sums = (
+    NAMES[name] for name in ("scores_needed", "recovered", "make_rows", "Victim", "read_from_secure_sums")
 )
 
 
@@ -55,3 +55,22 @@ def test_page_has_the_figures_of_the_script() -> None:
             needed = [np.median([scores_needed(int(count), bits, way, seed) for seed in range(5)]) for bits in (30, 0)]
             figures = [float(cell) for cell in cells.split("|")]
             assert [figures[0], figures[-1]] == needed
+
+
+def test_attack_on_a_secure_sum_of_three_sites_is_no_better_than_chance() -> None:
+    """A best guess from the total is: the page has the figures. One of a pointed candidate is certain."""
+    read = {
+        way: np.mean([read_from_secure_sums(3, way, seed) for seed in range(5)], axis=0)
+        for way in ("losses", "counts", "pointed")
+    }
+    for masked, total, *_ in read.values():
+        assert abs(masked - 0.5) < 0.12  # 450 labels, and the masks are new each time: 5 deviations
+        assert total <= 0.5
+    assert read["pointed"][2:].tolist() == [1.0, 1.0]
+    (figures,) = re.findall(r"^\| 3 \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", PAGE, flags=re.MULTILINE)
+    known_of_one, known_of_all = ([read[way][place] for way in ("losses", "counts")] for place in (2, 3))
+    assert [round(100 * one) for one in (*known_of_one, *known_of_all)] == [int(one) for one in figures]
+
+
+def test_total_of_as_many_candidates_as_rows_gives_every_label() -> None:
+    assert read_from_secure_sums(3, "losses", 0, most=270)[3] == 1.0
