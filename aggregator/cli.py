@@ -669,6 +669,7 @@ def _continue(
     """Continue the run in the store: take over the limits that are given, refuse other values of what is fixed."""
     import msgspec
 
+    from fedmq.aggregator.private_runs import FIXED_IN_PRIVATE
     from fedmq.algorithms.conformance import check_partial
     from fedmq.algorithms.registry import absolute_name, find_algorithm
 
@@ -686,6 +687,11 @@ def _continue(
             )
     if task is not None and code != store.code:
         echo(f"fedmq: {folder}: the run keeps the score() that it began with", err=True)
+    if config.privacy is not None and (changed := [name for name in FIXED_IN_PRIVATE if name in limits]):
+        raise StoreError(
+            f"{folder}: expected no --{changed[0].removesuffix('_max')} in a private run, whose noise is made for its "
+            "rounds: leave it out"
+        )
     check_partial(find_algorithm(config.algorithm, config.task, config.parameters, config.privacy), config.task, limits)
     store.change_limits(msgspec.structs.replace(config.limits, **limits))
 

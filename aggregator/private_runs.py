@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedmq.tasks.task import Task
 
 DELTA = 1e-5
+FIXED_IN_PRIVATE = ("rounds_max", "staleness", "sample", "buffer")  # limits of a private run, whatever its life
 
 
 def privacy_of(

@@ -32,6 +32,8 @@ def train(
     holdout: float | None = None,
     out: Path | str | None = None,
     secure: bool = False,
+    epsilon: float | None = None,
+    delta: float | None = None,
     wait_s: float | None = None,
     connect_timeout_s: float | None = 60.0,
     progress: bool = False,
@@ -53,6 +55,8 @@ def train(
         holdout: the share of each trainer's rows that measures the model. None: the task's.
         out: the folder of the run. None: runs/<run>.
         secure: train by secure sums, of which this process learns the total only; needs `keys`.
+        epsilon: train with differential privacy, see docs/how-to/differential-privacy.md. None: no noise.
+        delta: with `epsilon`. None: 1e-5.
         wait_s: wait so long for the trainers, then give up. None: for ever.
         connect_timeout_s: wait so long for the broker. None: for ever.
         progress: print what happens.
@@ -81,6 +85,8 @@ def train(
         parameters=dict(parameters or {}),
         seed=seed,
         secure=secure,
+        epsilon=epsilon,
+        delta=delta,
         wait_s=wait_s,
         quiet=not progress,
         broker=full_address(broker) if keys is None else None,

@@ -150,17 +150,20 @@ def test_clipped_rows_are_never_longer_than_the_limit() -> None:
 
 
 @pytest.mark.parametrize("target", [CLASSES, THREE, NUMBER], ids=["two", "three", "number"])
+@pytest.mark.parametrize("scale", [1.0, 1e300])  # of the numbers that an aggregator sends
 @pytest.mark.parametrize("algorithm", [*PRIVATE, "figures"])
-def test_one_row_adds_at_most_the_sensitivity(algorithm: str, target: Target) -> None:
+def test_one_row_adds_at_most_the_sensitivity(algorithm: str, scale: float, target: Target) -> None:
     if algorithm == "figures":
         task = task_for(target, "ridge")
         query = PrivateFitted(noise=Noise(0.1, 1), center=1.0)
-        arrays = {"parameters": np.full(task.model.num_parameters, 3.0)}
+        arrays = {"parameters": np.full(task.model.num_parameters, 3.0 * scale)}
     else:
         task, query, arrays = question(algorithm, target)
         for name, array in arrays.items():
             if array.size:
-                arrays[name] = array + np.random.default_rng(0).normal(size=array.shape)
+                arrays[name] = array + scale * np.random.default_rng(0).normal(size=array.shape)
+        if algorithm == "boosting":
+            arrays["leaves"] = np.random.default_rng(0).normal(size=(2, arrays["leaves"].shape[1])) * scale
     shapes = {name: array.shape for name, array in arrays.items()}
     query.check(task, shapes)
     rows, norms = wild_rows(target), query.sensitivities(task, shapes)

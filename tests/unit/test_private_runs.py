@@ -1,5 +1,6 @@
 """Private runs from end to end in a simulation, and the budget of a site."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import fedmq
 from fedmq.algorithms.base import Plan, Update, encode_query
+from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.private.query import Noise
 from fedmq.algorithms.registry import find_algorithm, private_algorithm
 from fedmq.errors import BadConfiguration, PolicyRefused, Rejected
@@ -77,6 +79,20 @@ def test_each_private_algorithm_learns(algorithm: str) -> None:
     assert np.mean(run.model.predict(fresh) == fresh.columns["y"]) > 0.85
 
 
+@pytest.mark.parametrize("algorithm", ["ridge", "newton", "es", "boosting"])
+def test_state_of_each_private_algorithm_is_kept_in_a_checkpoint(algorithm: str) -> None:
+    model = fedmq.Trees(2, 2, "softmax", trees=4, depth=3) if algorithm == "boosting" else MLP((2, 2))
+    task = Task(name="line", model=model, loss="cross-entropy", metric="accuracy", schema=SCHEMA)
+    strategy = find_algorithm(algorithm, task, None, Privacy.of(3.0, 1e-5, 1, 1))
+    state = strategy.init(task, 1)
+    for _ in range(2):
+        update = replace(answer_of(strategy.ask(state), "a", task=task), round=state.round)
+        state = strategy.close(strategy.tell(state, update), ["a"])
+        again = load(dump(state), type(state))
+        assert dump(again) == dump(state)
+    assert strategy.finished(again)
+
+
 def test_rounds_of_a_private_run_share_its_rho() -> None:
     privacy = Privacy.of(3.0, 1e-5, 9, 2)
     assert 9 * privacy.rho_of_question + privacy.rho_of_figures == pytest.approx(privacy.rho)
@@ -86,9 +102,9 @@ def test_rounds_of_a_private_run_share_its_rho() -> None:
     assert spent[10:] == [3.0, 3.0]
 
 
-def answer_of(plan: Plan, name: str, rows: int = 50) -> Update:
+def answer_of(plan: Plan, name: str, rows: int = 50, task: Task = TASK) -> Update:
     shapes, generator = plan.shapes, np.random.default_rng(0)
-    bounds = plan.query.answer(TASK, shapes, rows)
+    bounds = plan.query.answer(task, shapes, rows)
     arrays = {key: generator.integers(-9, 9, one.shape) for key, one in bounds.items()}
     return Update(name, 1, 0, rows, arrays)
 

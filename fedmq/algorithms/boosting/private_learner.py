@@ -29,9 +29,9 @@ def sum_leaves(query: LeafSums, work: Assignment) -> dict[str, npt.NDArray[Any]]
             raise WorkCancelled("the sums were cancelled: a newer round makes them needless")
         trees = random_trees(task, query.seed, number, query.depth)
         model.add_trees(scores, with_leaves(model, trees, values.reshape(model.scores, -1), query.depth), columns)
-    slopes, hessians = _derivatives(query, task, scores, work.rows)
+    slopes, hessians = _derivatives(query, task, np.nan_to_num(scores), work.rows)
     fixed = [
-        clipped_rows(to_fixed(one.T, FRACTION_BITS, NUMBER_BITS), limit).T
+        clipped_rows(to_fixed(np.nan_to_num(one.T), FRACTION_BITS, NUMBER_BITS), limit).T
         for one, limit in zip((slopes, hessians), query.limits(task), strict=True)
     ]
     trees, size = random_trees(task, query.seed, len(leaves), query.depth), 1 << query.depth

@@ -49,10 +49,10 @@ def sum_clipped_curvature(query: ClippedCurvature, work: Assignment) -> dict[str
 
 
 def _residuals(query: ClippedCurvature, task: Task, outputs: Floats, rows: Rows) -> Floats:
-    """Return the residuals (residuals, rows) of outputs of the same shape."""
-    classes = num_classes(task)
+    """Return the residuals (residuals, rows) of outputs of the same shape; all finite, as no row may be refused."""
+    outputs, classes = np.nan_to_num(outputs), num_classes(task)
     if not classes:
-        return np.asarray((rows.targets - query.center) / query.unit - outputs, np.float64)
+        return np.nan_to_num((rows.targets - query.center) / query.unit - outputs)
     own = rows.targets == (np.ones((1, 1)) if classes == 2 else np.arange(classes)[:, None])
     if query.squares:
         return np.asarray(own - 1.0 / classes - outputs, np.float64)
