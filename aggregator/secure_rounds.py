@@ -42,8 +42,8 @@ from fedmq.secure_sums.messages import (
     ListSignature,
     MaskedInput,
     OpenedTotal,
+    QuestionSpent,
     RevealedShares,
-    Spent,
     parts_from_bytes,
     parts_to_bytes,
 )
@@ -164,7 +164,7 @@ class SecureRounds(Rounds):
                 continue
             of_next = self._sums.upcoming is not None and part.sum == self._sums.upcoming.machine.sum_id
             lost = isinstance(part, Keys) and isinstance(packet.message, SumReply) and of_next
-            if lost or isinstance(part, Spent):
+            if lost or isinstance(part, QuestionSpent):
                 self._participants.exclude(name)
             if isinstance(part, ListSignature | RevealedShares):
                 self._steps.add(self._now - self._stepped_at)

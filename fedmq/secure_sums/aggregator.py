@@ -36,10 +36,10 @@ from fedmq.secure_sums.messages import (
     Opened,
     OpenedTotal,
     Opening,
+    QuestionSpent,
     Record,
     RevealedShares,
     SignedSurvivors,
-    Spent,
     Survivors,
     keys_text,
     list_text,
@@ -211,7 +211,7 @@ class SumAggregator:
             case EncryptedShares() if self.phase is SumPhase.SHARING:
                 self._check_count(message.shares, len(self._cohort.members) - 1)
                 self._dealt.setdefault(place, message)
-            case Spent() if self.phase is SumPhase.COLLECTING and place in self._dealers:
+            case QuestionSpent() if self.phase is SumPhase.COLLECTING and place in self._dealers:
                 self._refused.add(place)
             case MaskedInput() if self.phase is SumPhase.COLLECTING and place in self._dealers:
                 if len(message.values) != 8 * self._opened.length:

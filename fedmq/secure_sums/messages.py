@@ -1,6 +1,6 @@
 """The messages of one secure sum. The transport carries each as the bytes of an array frame.
 
-    trainer -> aggregator     Keys, EncryptedShares, MaskedInput or Spent, ListSignature, RevealedShares
+    trainer -> aggregator     Keys, EncryptedShares, MaskedInput or QuestionSpent, ListSignature, RevealedShares
     aggregator -> all         Cohort, Survivors, SignedSurvivors
     aggregator -> one trainer Opening
 
@@ -95,7 +95,7 @@ class MaskedInput(SumMessage, frozen=True, tag="masked-input"):
     values: Values
 
 
-class Spent(SumMessage, frozen=True, tag="spent"):
+class QuestionSpent(SumMessage, frozen=True, tag="spent"):
     """In place of a masked input: the trainer has helped to open this question, and answers it in no other sum."""
 
 
@@ -147,7 +147,7 @@ class Abandoned(SumMessage, frozen=True, tag="abandoned"):
     why: str
 
 
-FromTrainer = Keys | EncryptedShares | MaskedInput | Spent | ListSignature | RevealedShares
+FromTrainer = Keys | EncryptedShares | MaskedInput | QuestionSpent | ListSignature | RevealedShares
 FromAggregator = Cohort | Opening | Survivors | SignedSurvivors
 Record = Cohort | EncryptedShares | Opened | MaskedInput | Survivors | SignedSurvivors | OpenedTotal | Abandoned
 

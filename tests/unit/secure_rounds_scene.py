@@ -41,8 +41,8 @@ from fedmq.secure_sums.messages import (
     Cohort,
     Keys,
     Opening,
+    QuestionSpent,
     SignedSurvivors,
-    Spent,
     Survivors,
     parts_from_bytes,
     parts_to_bytes,
@@ -110,7 +110,7 @@ class Site:
             return self._answer()
         except PolicyRefused:
             assert self.opening is not None
-            return [self._reply(message, [Spent(self.opening.sum)])]
+            return [self._reply(message, [QuestionSpent(self.opening.sum)])]
 
     def _request(self, packet: Packet, message: SumRequest) -> list[tuple[Message, dict[str, Any]]]:
         made, replies = [], []

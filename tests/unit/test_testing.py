@@ -237,10 +237,10 @@ def test_broker_sees_subscriptions_and_their_ends() -> None:
     before = len(scene.brokers[0].seen)
     scene.simulation.crash("bob")
     scene.pass_time(1.0)
-    assert scene.brokers[0].seen[before:] == ["Unsubscribed"] * 3  # rounds, beacons and its inbox
+    assert scene.brokers[0].seen[before:] == ["Unsubscribed"] * 4  # rounds, beacons, secure sums and its inbox
     scene.simulation.start("bob")
     scene.pass_time(1.0)
-    assert scene.brokers[0].seen[before + 3 :] == ["Subscribed"] * 3
+    assert scene.brokers[0].seen[before + 4 :] == ["Subscribed"] * 4
 
 
 # Nodes
