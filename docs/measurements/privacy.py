@@ -4,7 +4,7 @@
     python docs/measurements/privacy.py [--seeds 10] [--out docs/pictures/privacy.svg]
 
 Five trainers share the training rows at random; a fifth of the data set is held out by the script itself and never
-reaches a trainer. Delta is 1e-5. All settings are defaults, chosen on seeds 0 to 5; a run of `es` has ROUNDS_OF_ES
+reaches a trainer. Delta is 1e-5. All settings are defaults, chosen on seeds 0 to 11; a run of `es` has ROUNDS_OF_ES
 rounds. Every trainer answers each round (`quorum=1`). Seeds begin at 100: each splits the rows and draws the noise.
 The column "none" is the same algorithm without noise, whose model is that of the pooled rows. "pooled" is a model of
 scikit-learn on the same rows: logistic regression, or linear regression. Lines are the mean, and the standard deviation
