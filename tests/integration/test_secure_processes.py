@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from keyed import Keyed
 from secure_adversary import Adversary, log_of
+from services import until
 
 from fedmq.aggregator.service import Aggregator
 from fedmq.aggregator.sums import SumIdentities
@@ -56,6 +57,8 @@ def test_frames_and_store_of_processes_give_totals_and_no_single_answer(tmp_path
     with place.running_broker():
         for part, name in enumerate(NAMES, 1):
             start_trainer(place, name, part)
+        for name in NAMES:  # three would do to begin, and the twelve rounds take a second
+            until(lambda name=name: "rows, broker" in place.services.out(name), f"{name} to be ready")  # type: ignore[misc]
         limits = {"rounds_max": ROUNDS, "min_trainers": 3, "deadline_s": 2.0, "quorum": 0.5, "staleness": 0}
         (tmp_path / "store").mkdir()
         store = Store(tmp_path / "store" / "store.sqlite3")
