@@ -84,12 +84,16 @@ class EventPublisher:
         self._waiting, self._stalls_at = None, now + STALLED_S
         self.report(events.RoundPublished(round=number, invited=invited))
 
+    def progressed(self, now: float) -> None:
+        """Note that a result of the open round has arrived: the round is not stalled."""
+        if self._stalls_at is not None:
+            self._stalls_at = now + STALLED_S
+
     def accepted(self, result: Result, staleness: int, answer_s: float, now: float, *, saturated: int = 0) -> None:
         """Report an accepted result; `answer_s` is 0 if it answers no open round. So many of its losses saturate."""
         self._late += staleness > 0
         self._saturated += saturated
-        if self._stalls_at is not None:
-            self._stalls_at = now + STALLED_S
+        self.progressed(now)
         self.report(
             events.ResultAccepted(
                 round=result.round,

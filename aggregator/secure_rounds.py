@@ -49,7 +49,8 @@ from fedmq.secure_sums.messages import (
 )
 from fedmq.secure_sums.question import answer_of, length_of, question_of, unflat
 
-PREPARE_S = 5.0  # for the keys or the shares of trainers that are present; then the sum goes on without the others
+# For the keys or the shares of trainers that are present: then the sum goes on without the others. Too few double it.
+PREPARE_S, PREPARE_MAX_S = 5.0, 600.0
 AGAIN_S, AGAIN_MAX_S = 0.5, 8.0  # between requests to a trainer that has not answered
 TOTALS_MAX = 8  # that are kept in memory for a question that is asked again
 REPEATED_MAX = 3  # rounds in a row; an algorithm may repeat one question about each of its stages
@@ -85,7 +86,7 @@ class SecureRounds(Rounds):
         self._results: dict[str, tuple[Result, float]] = {}  # with masked answers, and the seconds they took
         self._rows: dict[str, int] = {}  # of their trainers
         self._why: events.Why = "complete"
-        self._prepare_by = 0.0
+        self._prepare_s, self._prepare_by = PREPARE_S, 0.0
         self._stepped_at = 0.0  # when the phase began
         self._steps = AdaptiveDeadline(None, ())
         self._again_at, self._again_s = 0.0, AGAIN_S
@@ -140,6 +141,7 @@ class SecureRounds(Rounds):
         self._sums.receive(name, MaskedInput(message.sum, packet.arrays[MASKED].tobytes()))
         if name in current.machine.answered and name not in self._results and self.phase is Phase.COLLECTING:
             self._results[name] = message, self._answered(name)
+            self._publisher.progressed(self._now)
             self._rows[name] = message.num_examples
 
     def _check_size(self, message: Result) -> None:
@@ -198,6 +200,7 @@ class SecureRounds(Rounds):
         if self._question in self._spent:
             self._close_spent(self._question)
         elif self._is_prepared(set(eligible)):
+            self._prepare_s = PREPARE_S
             current = self._sums.open(self._question, self._length)
             dealers = current.machine.dealers
             self._participants = Participants()
@@ -214,8 +217,10 @@ class SecureRounds(Rounds):
         """Return whether the upcoming sum has its dealers; proceed with its preparation."""
         upcoming = self._sums.upcoming
         if upcoming is None or self._has_failed(upcoming, eligible):
+            if upcoming is not None:
+                self._prepare_s = min(PREPARE_MAX_S, 2 * self._prepare_s)
             number = self._sums.prepare()
-            self._prepare_by = self._now + PREPARE_S
+            self._prepare_by = self._now + self._prepare_s
             self._outbox.send_sums(topics.SUMS + self.config.run, b"", number)
             return False
         machine, late = upcoming.machine, self._now >= self._prepare_by
@@ -241,7 +246,7 @@ class SecureRounds(Rounds):
         """Make these the cohort of the upcoming sum; of more than it may have, those that joined the run first."""
         first = [one.name for one in self.roster.trainers if one.name in names]
         self._sums.fix_cohort(first[:MEMBERS_MAX])
-        self._prepare_by = self._now + PREPARE_S
+        self._prepare_by = self._now + self._prepare_s
 
     def _collect(self) -> None:
         """Close the list of survivors once all have answered that can, or at the deadline."""
@@ -310,9 +315,11 @@ class SecureRounds(Rounds):
                 message, answer_s = self._results[name]
                 held = self.roster[name].num_examples if self._holds_more else message.num_examples
                 self._count(message, held, 0, answer_s)
-            else:  # an earlier life has received its answer
-                self._accepted.setdefault(self.round, set()).add(name)
-                self._counted += 1
+                continue
+            self._accepted.setdefault(self.round, set()).add(name)  # an earlier life has received its answer
+            self._counted += 1
+            if name in self.roster:
+                self.roster.count(name, self.roster[name].num_examples, staleness=0, again=True)
         self._remember(total)
         self._end_sum()
         self._close(self._why)
@@ -368,7 +375,7 @@ class SecureRounds(Rounds):
     def _wait_for_keys(self) -> None:
         """Ask for keys that are missing, unless the shares of the next sum are on their way."""
         if self._sums.upcoming is not None and self._sums.upcoming.machine.phase is SumPhase.ADVERTISING:
-            self._prepare_by = self._now + PREPARE_S
+            self._prepare_by = self._now + self._prepare_s
             self._again_at = self._now
 
     def _end_sum(self) -> None:
