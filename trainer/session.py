@@ -368,14 +368,12 @@ class Session:
         new = self._is_new(message, followed)
         uninvited = message.invited is not None and not has_bit(message.invited, followed.index)
         followed.chain = None if followed.declined else chain_after(followed.chain, packet)
-        if new and not uninvited and followed.declined is None and not followed.can_compute(message):
+        # Of a pending result, only the round in full says how long its masked form is.
+        needed = new or (message.sum is not None and followed.chain is None)
+        if needed and not uninvited and followed.declined is None and not followed.can_compute(message):
             self._ask_in_full(message.run, followed, message.round, now)
             return
-        lacks_arrays = message.delta is not None and followed.chain is None and followed.declined is None
-        if message.sum is not None and not uninvited and lacks_arrays:
-            self._hello(message.run, followed, now)  # its result is pending, but only the round in full says how long
-            return
-        if new or message.term != followed.round_term:
+        if new or message.term != followed.round_term or message.round > followed.round:
             followed.round, followed.round_term, followed.uninvited = message.round, message.term, uninvited
             followed.sum, followed.asked = 0, None
         if followed.declined is not None:
@@ -410,6 +408,8 @@ class Session:
         unknown = message.round not in followed.pending and not in_work
         if message.term != followed.round_term:
             return unknown
+        if message.sum is not None and message.round in followed.pending:
+            return False
         again = followed.uninvited if message.sum is None else unknown and message.sum > followed.sum
         return message.round > followed.round or (message.round == followed.round and again)
 

@@ -323,7 +323,9 @@ def test_restarted_trainer_with_a_pending_result_asks_for_a_delta_in_full() -> N
     full = structs.replace(question(), sum=2, invited=b"\xff")
     delta = structs.replace(full, arrays=(), delta=Delta(bytes(32), model_digest_of(full)))
     output = site.session.step(MessageReceived(decode(encode("round/run", delta))), 1.0)
-    assert [type(one.message) for one in output.sends] == [Hello], "the length of its answer is not known"
+    (hello,) = (one.message for one in output.sends)
+    assert isinstance(hello, Hello)
+    assert hello.round == 0, "it asks for the round, which says how long the masked answer is"
     site.asked(number=2)
     run.open(2, question(), lost=lambda name, message: True)
     assert len(set(masked_in(site.sent))) == 2
