@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from secure_sums import verifies_once
+from judge import SECURE_FROM, judge_range
+from secure_sums import STEPS, check_drop_outs, verifies_once
 
 import fedmq
 from fedmq.errors import BadConfiguration
@@ -17,6 +18,11 @@ FEDAVG = {"method": "fedavg", "learner": "gradient"}
 @pytest.fixture(autouse=True)
 def verify_each_signature_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PublicIdentity, "verifies", verifies_once)
+
+
+def test_first_secure_seeds_hold() -> None:
+    found = judge_range(SECURE_FROM, SECURE_FROM + 12, 6)
+    assert not found, "\n".join(found)
 
 
 def simulated(algorithm: str, **others: Any) -> Any:
@@ -55,3 +61,16 @@ def test_secure_run_needs_three_trainers_and_sums() -> None:
     for algorithm, settings in (("es", {"trainers": 2}), ("evolution", {}), ("es", {"sample": 0.5})):
         with pytest.raises(BadConfiguration):
             simulated(algorithm, secure=True, **settings)
+
+
+SPREAD = [("statistics", 3), ("ridge", 4), ("newton", 5), ("boosting", 4), ("es", 3), ("averaging", 4)]
+
+
+@pytest.mark.parametrize(("place", "algorithm", "count"), [(place, *one) for place, one in enumerate(SPREAD)])
+def test_totals_are_exact_when_a_trainer_is_missing_from_a_step_on(place: int, algorithm: str, count: int) -> None:
+    check_drop_outs(algorithm, count, 1, STEPS[place % len(STEPS)])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_totals_are_exact_when_a_third_is_missing_from_a_step_on(step: type) -> None:
+    check_drop_outs("ridge", 7, 2, step)
