@@ -21,7 +21,7 @@ from fedmq.errors import BadData, Rejected
 from fedmq.protocol.codec import MASKED, PARTS, Array
 from fedmq.protocol.fixed_point import LOSSES
 from fedmq.protocol.messages import SECURE_VERSION, Result, Round
-from fedmq.secure_sums.ledger import Ledger
+from fedmq.secure_sums.ledger import Ledger, SpentRefused
 from fedmq.secure_sums.masks import SumName
 from fedmq.secure_sums.messages import (
     Cohort,
@@ -29,6 +29,7 @@ from fedmq.secure_sums.messages import (
     Keys,
     MaskedInput,
     Opening,
+    QuestionSpent,
     SignedSurvivors,
     Survivors,
     parts_to_bytes,
@@ -141,7 +142,9 @@ class SecureAnswers:
             del openings[next(iter(openings))]
 
     def answer(self, run: str, asked: AskedSum, result: PendingResult) -> Output | None:
-        """Return the masked answer; None as long as the sum is not opened, or if its secrets are gone.
+        """Return the masked answer, or that the question is spent.
+
+        None as long as the sum is not opened, or if its secrets are gone.
 
         Raises:
             Rejected, PolicyRefused: see `SumTrainer`; or the sum asks another question than the round.
@@ -154,7 +157,11 @@ class SecureAnswers:
             raise Rejected("query", "expected a sum that asks what its round asks, got another question")
         one = self._sums.get(run, {}).get(asked.sum)
         if one is not None and one.has_dealt:
-            return one.answer(opening, flat(asked.bounds, _in_units(result, asked)))
+            values = flat(asked.bounds, _in_units(result, asked))
+            try:
+                return one.answer(opening, values)
+            except SpentRefused:
+                return Output(None, QuestionSpent(asked.sum))
         sent = self._ledger(run).reply(opening)
         return None if sent is None else Output(None, sent)
 

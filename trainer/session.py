@@ -81,6 +81,7 @@ from fedmq.secure_sums.ledger import Entry
 from fedmq.secure_sums.messages import (
     Cohort,
     Opening,
+    QuestionSpent,
     SignedSurvivors,
     Survivors,
     parts_from_bytes,
@@ -646,6 +647,9 @@ class Session:
         with self._refusals(run, followed):
             output = self.secure.answer(run, asked, delivery.result)
             if output is None:
+                return
+            if isinstance(output.send, QuestionSpent):  # to an aggregator on an old copy of its store
+                self._send_part(run, followed, output)
                 return
             self._save_entry(run, output.save)
             delivery.attempt += 1

@@ -42,6 +42,10 @@ class Entry(msgspec.Struct, frozen=True):
         return self.signature is None or self.shares is not None
 
 
+class SpentRefused(PolicyRefused):
+    """The trainer has helped to open a sum of this question: its answer in another one would be too much."""
+
+
 class Ledger:
     """The spent questions of a run, and the last entry: the others are replaced by it."""
 
@@ -62,10 +66,11 @@ class Ledger:
         same question, and the totals of the two differ by them.
 
         Raises:
-            PolicyRefused: the question is spent, or one too many, or the sum is not later than the last one.
+            SpentRefused: the question is spent.
+            PolicyRefused: it is one too many, or the sum is not later than the last one.
         """
         if question in self.spent:
-            raise PolicyRefused(
+            raise SpentRefused(
                 "secure sum: expected a new question, got one whose masks this trainer has helped to open"
             )
         if self.last is not None and order <= self.last.order:

@@ -15,6 +15,7 @@ from fedmq.secure_sums.messages import (
     FromAggregator,
     FromTrainer,
     Opening,
+    QuestionSpent,
     SignedSurvivors,
     Survivors,
     parts_from_bytes,
@@ -102,6 +103,8 @@ class SecurePopulation:
         output = site.secure.answer(self._run, asked, _pending(message, result))
         if output is None:
             return []
+        if isinstance(output.send, QuestionSpent):
+            return [self._reply(name, term, output.send)]
         keys = site.secure.keys(self._run, term, asked.number + 1)
         return [Packet(result.topic, masked_message(message, asked), masked_arrays(output.send, keys), ())]
 
