@@ -5,7 +5,7 @@
 At a random moment after a round closes, some of the broker, the aggregator and the trainers are killed and restarted;
 every tenth time all trainers, so that no service has the secrets of a sum that is being opened: its question is spent.
 After the kills, some more rounds close. A restarted trainer has no secrets of the open sum, so a total may lack its
-answer. Without masks, the plain answers of the trainers that each total names must give the same model, bit for bit.
+answer. The plain answers of the trainers that it names must have the same total, and give the same model, bit for bit.
 Exit code 1 if they do not, or if a ledger has a question that was answered again after it was opened.
 """
 
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from kills import events_of
 
 from fedmq.algorithms.registry import find_algorithm
@@ -155,8 +156,12 @@ def check_totals(federation: Federation, seed: int) -> tuple[list[str], str | No
             sizes[len(names)] += 1
             if not set(names) <= views.keys() or 0 < len(names) < default_threshold(parts):
                 wrong.append(f"round {close.round} counts {names}")
-            for name in names:
-                state = strategy.tell(state, answer(plan, task, views[name], close.round, seed, name))
+            plain = [answer(plan, task, views[name], close.round, seed, name) for name in names]
+            for array, values in total.update.arrays.items():
+                if not np.array_equal(values, np.sum([one.arrays[array] for one in plain], axis=0)):
+                    wrong.append(f"round {close.round}: the total of {array} is not that of the plain answers")
+            for update in plain:
+                state = strategy.tell(state, update)
             state = strategy.close(state, close.members)
     found = strategy.evaluation(state)
     model = None if found is None else task.trained(found.parameters, found.preparation)
