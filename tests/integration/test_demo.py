@@ -39,6 +39,7 @@ REPORT = {
         "training",
         "baselines",
         "spread",
+        "epsilon_spent",
         "round_s_median",
         "trainers",
         "rejections",
