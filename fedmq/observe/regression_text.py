@@ -19,7 +19,7 @@ FITS = (("rows", "rows"), ("rounds", "rounds"), ("deviance", "deviance"), ("aic"
 def regression_lines(findings: Findings) -> list[str]:
     """Return the coefficients of a run of `newton` or `ridge`, each line at most 80 characters but for long names."""
     if not findings.coefficients:
-        return []
+        return list(_of_private_run(findings))
     figures = findings.figures
     family = FAMILIES.get(str(figures.get("family")))
     lines = ["", *([_heading(findings, family)] if family else [])]
@@ -48,7 +48,16 @@ def regression_remarks(findings: Findings) -> list[str]:
     return list(_remarks(findings))
 
 
+def _of_private_run(findings: Findings) -> Iterator[str]:
+    noise, lost = findings.figures.get("noise of accuracy"), findings.figures.get("lost questions")
+    if isinstance(noise, float):
+        yield f"Noise alone moves the accuracy by ±{100.0 * noise:.2g} points (standard deviation)."
+    if lost:
+        yield f"Questions with too few answers, so that they are not used: {lost}."
+
+
 def _remarks(findings: Findings) -> Iterator[str]:
+    yield from _of_private_run(findings)
     figures, status = findings.figures, findings.figures.get("status")
     if status == "separated":
         yield "The classes are separable: a linear model of these columns makes no error."

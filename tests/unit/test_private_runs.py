@@ -13,6 +13,7 @@ from fedmq.algorithms.private.query import Noise
 from fedmq.algorithms.registry import find_algorithm, private_algorithm
 from fedmq.errors import BadConfiguration, PolicyRefused, Rejected
 from fedmq.models.networks import MLP
+from fedmq.observe.regression_text import regression_remarks
 from fedmq.protocol.codec import Packet
 from fedmq.protocol.messages import Round
 from fedmq.protocol.run_config import Privacy
@@ -54,6 +55,9 @@ def test_private_run_learns_spends_its_epsilon_and_is_replayed(tmp_path: Path) -
     assert report.value > 0.85
     assert (report.rounds, report.epsilon_spent) == (2, 8.0)
     assert report.privacy == "epsilon 8 of 8 spent, delta 1e-05"
+    assert run.findings is not None
+    (remark,) = regression_remarks(run.findings)
+    assert remark == "Noise alone moves the accuracy by ±1.1 points (standard deviation)."
     assert simulated(quorum=1.0).model_sha256 == run.model_sha256
     assert simulated(quorum=1.0, seed=2).model_sha256 != run.model_sha256
     with Store(tmp_path / "run" / STORE) as store:
@@ -64,6 +68,12 @@ def test_private_run_learns_spends_its_epsilon_and_is_replayed(tmp_path: Path) -
     evaluation = strategy.evaluation(replayed.state)
     assert run.model is not None
     assert np.array_equal(evaluation.parameters, run.model.parameters)
+
+
+def test_secure_run_has_the_model_of_a_plain_one_with_as_much_noise() -> None:
+    secure, plain = simulated(secure=True), simulated()  # two of three trainers have the noise of the total
+    assert secure.report.config.privacy == plain.report.config.privacy
+    assert secure.model_sha256 == plain.model_sha256
 
 
 @pytest.mark.parametrize("algorithm", ["newton", "es", "boosting"])

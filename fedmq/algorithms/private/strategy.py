@@ -25,6 +25,7 @@ from fedmq.algorithms.evaluation.private_query import FRACTION_BITS, PrivateFigu
 from fedmq.algorithms.findings import Findings
 from fedmq.algorithms.private.columns import arrays_of, preparation_of, target_unit
 from fedmq.algorithms.private.query import Noise
+from fedmq.algorithms.statistics.query import num_classes
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.models.arrays import Floats
 from fedmq.protocol.run_config import Privacy
@@ -62,6 +63,7 @@ class _Progress:
     task: Task
     asked: int = 0  # questions that are answered or lost
     lost: int = 0
+    noise: float | None = None  # the deviation of the accuracy, or of the mean squared error in units, by noise alone
     evaluation: Evaluation | None = None
 
 
@@ -112,7 +114,7 @@ class _Stages:
         if state.asked > self.privacy.questions:
             return state  # all is said
         if state.asked == self.privacy.questions:
-            return replace(after, evaluation=self._measured(state, total if enough else None))
+            return self._measured(state, after, total if enough else None)
         if total is None or not enough:
             return after
         return replace(after, inner=self.algorithm.close(state.inner, total, {}))
@@ -125,14 +127,15 @@ class _Stages:
         return state.evaluation is not None
 
     def findings(self, state: Any) -> Findings:
-        return Findings(figures={"questions": state.asked, "lost questions": state.lost})
+        name = "noise of accuracy" if num_classes(state.task) else "noise of squared error"
+        return Findings(figures={"questions": state.asked, "lost questions": state.lost, name: state.noise})
 
-    def _measured(self, state: Any, total: Total | None) -> Evaluation:
-        """Return the model with its figures; without any, if the question is lost."""
+    def _measured(self, state: Any, after: Any, total: Total | None) -> Any:
+        """Return the state with the evaluation of the model; without figures, if their question is lost."""
         task: Task = state.task
         metrics = Metrics(rows=1, trainers=0, coverage=0.0) if total is None else _metrics(task, total)
         fitness = -metrics.loss / max(1, metrics.rows)
-        return Evaluation(
+        evaluation = Evaluation(
             parameters=self.algorithm.model_parameters(state.inner),
             loss=metrics.loss,
             correct=metrics.correct,
@@ -145,6 +148,8 @@ class _Stages:
             preparation=preparation_of(task),
             measured=Measured(held_out=metrics) if task.holdout else None,
         )
+        noise = None if total is None else _noise(task, self.ask(state), total)
+        return replace(after, evaluation=evaluation, noise=noise)
 
 
 class Private(Additive):
@@ -163,6 +168,15 @@ class Private(Additive):
     def _opened(self, state: Any) -> Any:
         empty = RoundSum.empty(self.name, self.algorithm.ask(state.inner), state.task)
         return replace(state, sums={**state.sums, state.round: empty})
+
+
+def _noise(task: Task, plan: Plan, total: Total) -> float:
+    """Return the deviation that noise alone gives to the accuracy, or to the mean squared error in units."""
+    assert isinstance(plan.query, PrivateFigures)
+    deviations, rows = plan.query.deviations(task, plan.shapes, total.trainers), max(1, total.num_examples)
+    if "confusion" in deviations:  # right rows are the sum of its diagonal
+        return math.ldexp(deviations["confusion"] * math.sqrt(num_classes(task)), -FRACTION_BITS) / rows
+    return math.ldexp(deviations["errors"], -FRACTION_BITS) / rows
 
 
 def _metrics(task: Task, total: Total) -> Metrics:
