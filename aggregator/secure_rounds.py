@@ -437,7 +437,7 @@ class SecureRounds(Rounds):
 
     def _send_all(self) -> None:
         """Send what the phases of both sums ask of all members, and each dealer its question."""
-        if messages := self._sums.published():
+        if messages := self._sums.to_publish():
             self._outbox.send_sums(topics.SUMS + self.config.run, parts_to_bytes(messages))
         for name, opening in self._sums.openings():
             self._outbox.send_sums(topics.inbox_of(name), parts_to_bytes([opening]))

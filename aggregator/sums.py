@@ -31,9 +31,10 @@ class RunSum:
     name: SumName
     machine: SumAggregator
     records: list[Saved] = field(default_factory=list)
+    published: FromAggregator | None = None  # the newest message to all members
 
     def apply(self, output: Output) -> None:
-        """Keep the records; what is sent follows from the phase, see `Sums.published`."""
+        """Keep the records; what is sent follows from the phase, see `Sums.to_publish`."""
         self.records += output.save
 
 
@@ -93,15 +94,17 @@ class Sums:
             return True
         return False
 
-    def published(self) -> list[FromAggregator]:
-        """Return the messages for all members, of both sums in their phases."""
-        return [
-            one.machine.requests().send[0][1]
-            for one in (self.current, self.upcoming)
-            if one is not None
-            and one.machine.phase in (SumPhase.SHARING, SumPhase.CONSISTENCY, SumPhase.UNMASKING)
-            and one.machine.requests().send
-        ]
+    def to_publish(self) -> list[FromAggregator]:
+        """Return the messages for all members, of both sums in their phases; each once, see `unanswered`."""
+        due = []
+        for one in (self.current, self.upcoming):
+            if one is None or one.machine.phase not in (SumPhase.SHARING, SumPhase.CONSISTENCY, SumPhase.UNMASKING):
+                continue
+            message = next((message for _, message in one.machine.requests().send), None)
+            if message is not None and message != one.published:
+                one.published = message
+                due.append(message)
+        return due
 
     def openings(self) -> Iterator[tuple[str, Opening]]:
         """Yield the question for each dealer of the current sum that has not answered."""
