@@ -67,8 +67,12 @@ class SecurePopulation:
         self._sites[name].result = result
         return self._answer(name, message.term)
 
+    def parts_of(self, packet: Packet) -> list[FromAggregator | FromTrainer]:
+        """Return the messages of a request, which may be one for all trainers."""
+        return parts_from_bytes(packet.arrays[PARTS].tobytes()) if PARTS in packet.arrays else []
+
     def request(self, name: str, message: SumRequest, parts: Sequence[FromAggregator | FromTrainer]) -> list[Packet]:
-        """Take a request of the aggregator, whose messages are `parts_of_request`."""
+        """Take a request of the aggregator with these messages, see `parts_of`."""
         return list(self._replies(name, message, parts))
 
     def _replies(
@@ -113,11 +117,6 @@ class SecurePopulation:
 
     def _started(self, name: str) -> _Site:
         return _Site(self._identities.secure_answers(name, self._run, self._ledgers[name]))
-
-
-def parts_of_request(packet: Packet) -> list[FromAggregator | FromTrainer]:
-    """Return the messages of a request, which may be one for all trainers."""
-    return parts_from_bytes(packet.arrays[PARTS].tobytes()) if PARTS in packet.arrays else []
 
 
 def _shapes_of(message: Round) -> Shapes:

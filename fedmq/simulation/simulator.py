@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -43,11 +43,12 @@ from fedmq.runtime.rng import derive_rng
 from fedmq.security.signing import NoSigning
 from fedmq.simulation.behavior import Behavior
 from fedmq.simulation.clock import VirtualClock
-from fedmq.simulation.identities import VirtualIdentities
 from fedmq.simulation.population import Population
-from fedmq.simulation.secure_population import SecurePopulation, parts_of_request
 from fedmq.trainer.publications import Publications
 from fedmq.transport.link import BrokerConnected, MessageReceived, StopRequested, Tick
+
+if TYPE_CHECKING:
+    from fedmq.simulation.secure_population import SecurePopulation
 
 BEACON_S = 1e9  # beacons repair lost messages, and none is lost
 IDLE_TICKS_MAX = 1000  # without anything from a trainer, then the run cannot go on,
@@ -96,6 +97,9 @@ class Simulator:
         self._secure: SecurePopulation | None = None
         of_members = None
         if config.secure:
+            from fedmq.simulation.identities import VirtualIdentities  # a plain run needs no cryptography
+            from fedmq.simulation.secure_population import SecurePopulation
+
             identities = VirtualIdentities(config.seed, population.num_examples)
             self._secure = SecurePopulation(identities, config.run, population.num_examples)
             of_members = identities.of_members
@@ -317,7 +321,7 @@ class Simulator:
     def _request(self, packet: Packet, message: SumRequest, names: Iterable[str]) -> None:
         if self._secure is None:
             return
-        parts = parts_of_request(packet)
+        parts = self._secure.parts_of(packet)
         for name in names:
             if name in self._online:
                 self._replies += map(MessageReceived, self._secure.request(name, message, parts))
