@@ -9,9 +9,12 @@ Of n members, f may be in league with the aggregator, and t must survive. Theore
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedmq.errors import PolicyRefused
-from fedmq.secure_sums.messages import Cohort
+
+if TYPE_CHECKING:
+    from fedmq.secure_sums.messages import Cohort  # a plain run needs no cryptography
 
 
 def default_threshold(members: int) -> int:
