@@ -204,7 +204,7 @@ def _with_noise(
     The number of rows of an answer must not depend on what is in them, so it is that of all rows, less the share that
     is held out. Small counts need not be left out: no count is exact.
     """
-    held_out = round(views.num_examples * checked.task.holdout)
+    held_out = views.num_held_out
     rows = held_out if query.rows == "held-out" else views.num_examples - held_out
     spending.spend(query.noise.rho)
     return Answer(with_noise(query, checked.task, checked.shapes, learned, rows, words), rows)

@@ -34,6 +34,7 @@ class RowViews:
     """The rows of one trainer for one task. `num_examples` counts all; `notes` say what was left out or not known.
 
     A task with a holdout has held-out rows: those that a hash chooses, or the rows `held_out` if there are some.
+    `num_held_out` is their number; of rows that a hash chooses about that, whatever is in the rows.
 
     Raises:
         BadData: the rows do not fit the task or its schema, or none is left.
@@ -44,10 +45,12 @@ class RowViews:
         self.notes: tuple[str, ...] = ()
         rows = self._fitted(data)
         self.num_examples = len(rows.inputs)
+        self.num_held_out = round(self.num_examples * task.holdout)
         scaled = task.scaled(rows)
         if task.holdout and held_out is not None:
             self._training, self._held_out = scaled, task.scaled(self._fitted(held_out))
-            self.num_examples += len(self._held_out.inputs)
+            self.num_held_out = len(self._held_out.inputs)
+            self.num_examples += self.num_held_out
         elif task.holdout:
             held = is_held_out(rows, task.holdout, TASK_SALT)
             self._training, self._held_out = chosen(scaled, ~held), chosen(scaled, held)
@@ -63,6 +66,7 @@ class RowViews:
         pooled._training = joined([one._training for one in parts])
         pooled._held_out = joined([one._held_out for one in parts])
         pooled.num_examples = sum(one.num_examples for one in parts)
+        pooled.num_held_out = sum(one.num_held_out for one in parts)
         pooled._features = {}
         return pooled
 
