@@ -126,7 +126,8 @@ def test_only_one_module_starts_a_sandbox_with_allowed_code() -> None:
     text = (ROOT / "trainer" / "round_handler.py").read_text()
     assert text.count("policy.code(packet)") == 1
     assert re.findall(r"\bSandbox\((\w+)", text) == ["code"]
-    assert text.index("code = _code(packet, policy, own)") < text.index("Sandbox(code")
+    assert re.findall(r"\bsandbox_of\((.*?)\)", text) == ["task, code, rows"]
+    assert text.index("code = _code(packet, policy, own)") < text.index("sandbox_of(task, code, rows)")
 
 
 def test_numpy_never_unpickles() -> None:
