@@ -291,7 +291,7 @@ class SecureRounds(Rounds):
         if machine.phase is SumPhase.UNMASKING:
             if len(machine.revealed) >= machine.threshold and self._is_over(machine.signers - machine.revealed):
                 current.apply(machine.deadline())
-            elif self._broker_up and self._now >= self._stepped_at + self.config.limits.leave_s:
+            elif machine.is_spent or (self._broker_up and self._now >= self._stepped_at + self.config.limits.leave_s):
                 current.apply(machine.abandon())
         if machine.total is not None:
             self._add_total(machine.total)

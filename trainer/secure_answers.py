@@ -177,8 +177,8 @@ class SecureAnswers:
         if (sent := ledger.reply(request)) is not None:
             return Output(None, sent)
         one = self._sums.get(run, {}).get(request.sum)
-        if one is None:
-            return None
+        if one is None:  # this process has not dealt the shares
+            return Output(None, QuestionSpent(request.sum)) if isinstance(request, SignedSurvivors) else None
         try:
             return one.sign(request) if isinstance(request, Survivors) else one.reveal(request)
         except Rejected as rejected:

@@ -103,7 +103,7 @@ class SumAggregator:
         self._dealt: dict[int, EncryptedShares] = {}
         self._opened = Opened(self.sum_id, bytes(32), 0, b"")
         self._dealers: tuple[int, ...] = ()
-        self._refused: set[int] = set()  # dealers whose question is spent
+        self._refused: set[int] = set()  # members that have sent QuestionSpent
         self._inputs: dict[int, MaskedInput] = {}
         self._survivors = b""
         self._signatures: dict[int, ListSignature] = {}
@@ -158,8 +158,13 @@ class SumAggregator:
 
     @property
     def is_spent(self) -> bool:
-        """Whether so many dealers do not answer a spent question that too few are left."""
-        return len(self._dealers) - len(self._refused) < self.threshold
+        """Whether too few are left of the dealers that answer the question, or of the signers that have shares."""
+        return len(set(self._asked) - self._refused) < self.threshold
+
+    @property
+    def _asked(self) -> tuple[int, ...]:
+        """The members that are asked for answers, or for shares."""
+        return self._signers if self.phase is SumPhase.UNMASKING else self._dealers
 
     @property
     def signed(self) -> frozenset[str]:
@@ -211,7 +216,7 @@ class SumAggregator:
             case EncryptedShares() if self.phase is SumPhase.SHARING:
                 self._check_count(message.shares, len(self._cohort.members) - 1)
                 self._dealt.setdefault(place, message)
-            case QuestionSpent() if self.phase is SumPhase.COLLECTING and place in self._dealers:
+            case QuestionSpent() if place in self._asked:
                 self._refused.add(place)
             case MaskedInput() if self.phase is SumPhase.COLLECTING and place in self._dealers:
                 if len(message.values) != 8 * self._opened.length:

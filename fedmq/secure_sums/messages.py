@@ -96,7 +96,7 @@ class MaskedInput(SumMessage, frozen=True, tag="masked-input"):
 
 
 class QuestionSpent(SumMessage, frozen=True, tag="spent"):
-    """In place of a masked input: the trainer has helped to open this question, and answers it in no other sum."""
+    """In place of a masked input or of shares: the trainer has helped to open this question, or has lost the shares."""
 
 
 class Survivors(SumMessage, frozen=True, tag="survivors"):

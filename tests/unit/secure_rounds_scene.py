@@ -120,6 +120,8 @@ class Site:
             if isinstance(part, Opening):
                 self.opening = part
                 replies = self._answer_or_refuse(message)
+            elif part.sum not in self.sums and isinstance(part, SignedSurvivors) and self.ledger.of_sum(part.sum):
+                made.append(QuestionSpent(part.sum))
             elif (one := self.sums.get(part.sum)) is not None:
                 match part:
                     case Cohort():

@@ -192,6 +192,21 @@ def test_question_whose_shares_are_lost_is_spent_and_others_follow() -> None:
     conforms(scene)
 
 
+def test_question_is_spent_at_once_when_too_few_trainers_have_shares() -> None:
+    scene = Scene(rounds_max=5)
+
+    def lost(name: str, message: Any, arrays: dict[str, Any]) -> bool:
+        if scene.rounds.round == 4 and name != "t02" and carries(message, arrays, RevealedShares):
+            scene.leave(name)
+        return name in scene.away
+
+    scene.lost = lost
+    scene.run()
+    assert [one.why for one in scene.closed()[3:]] == ["spent", "complete"]
+    assert scene.now < 20.0 < scene.config.limits.leave_s
+    conforms(scene)
+
+
 def test_aggregator_on_an_old_copy_asks_no_question_again() -> None:
     scene = Scene(rounds_max=6)
     while scene.rounds.round < 4:
