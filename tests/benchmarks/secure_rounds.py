@@ -66,7 +66,7 @@ TURNS = 3
 ES_ROUNDS = 30
 WARM_UP = 5  # rounds of each turn that are not counted
 PROCESSES_MAX = 10  # of trainers; each serves a part of them
-TURN_S_MAX = 120.0
+TURN_S_MAX = 300.0
 
 
 class Turn(NamedTuple):
