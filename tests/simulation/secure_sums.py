@@ -43,7 +43,15 @@ from fedmq.trainer.round_handler import on_rows
 
 RowsOf = Callable[[str], Rows | Table]
 STEPS = (Cohort, Opening, Survivors, SignedSurvivors)  # requests that a trainer may not live to answer
-ADDITIVE = ("statistics", "ridge", "newton", "boosting", "es", "averaging")
+ADDITIVE: dict[str, dict[str, Any]] = {  # each additive algorithm, with the parameters that make it one
+    "statistics": {},
+    "ridge": {},
+    "newton": {},
+    "boosting": {},
+    "es": {},
+    "averaging": {},
+    "evolution": {"additive": True, "population": 20},
+}
 DROP_OUT_AT = 2  # the sum whose step some trainers do not live to see
 AGAIN_S = 2.0  # later they start again
 
@@ -164,9 +172,8 @@ def with_drop_outs(
     """
     store = Store(":memory:")
     limits = Limits(rounds_max=rounds, min_trainers=len(rows), deadline_s=0.6, staleness=0)
-    scene = Federation(
-        task, find_algorithm(algorithm, task), rows, seed=3, limits=limits, store=store, learn=on_rows, secure=True
-    )
+    strategy = find_algorithm(algorithm, task, ADDITIVE[algorithm])
+    scene = Federation(task, strategy, rows, seed=3, limits=limits, store=store, learn=on_rows, secure=True)
     simulation, wire, killed = scene.simulation, SumWire(), set[str]()
 
     def trace(_time: float, what: str, name: str, frames: Frames | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from judge import SECURE_FROM, judge_range
-from secure_sums import STEPS, check_drop_outs, verifies_once
+from secure_sums import ADDITIVE, STEPS, check_drop_outs, verifies_once
 
 import fedmq
 from fedmq.errors import BadConfiguration
@@ -38,6 +38,7 @@ def simulated(algorithm: str, **others: Any) -> Any:
         ("newton", {"holdout": 0.2}),
         ("boosting", {"rounds": 12}),
         ("es", {}),
+        ("evolution", {"parameters": {"additive": True, "population": 20}}),
         ("averaging", {"parameters": {"method": "fedsgd"}}),
         ("averaging", {"parameters": {"method": "scaffold"}}),
     ],
@@ -63,7 +64,7 @@ def test_secure_run_needs_three_trainers_and_sums() -> None:
             simulated(algorithm, secure=True, **settings)
 
 
-SPREAD = [("statistics", 3), ("ridge", 4), ("newton", 5), ("boosting", 4), ("es", 3), ("averaging", 4)]
+SPREAD = list(zip(ADDITIVE, (3, 4, 5, 4, 3, 4, 4), strict=True))
 
 
 @pytest.mark.parametrize(("place", "algorithm", "count"), [(place, *one) for place, one in enumerate(SPREAD)])
