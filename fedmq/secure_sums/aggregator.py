@@ -41,6 +41,7 @@ from fedmq.secure_sums.messages import (
     RevealedShares,
     SignedSurvivors,
     Survivors,
+    keys_are_shared,
     keys_text,
     list_text,
 )
@@ -123,13 +124,21 @@ class SumAggregator:
         """Add a member that has advertised keys; a later message of the same name replaces it.
 
         Raises:
-            Rejected: the keys are not signed for this sum.
+            Rejected: the keys are not signed for this sum, or all trainers would refuse a cohort with them.
         """
         if keys.sum != self.sum_id:
             raise Rejected("round", "expected keys for this sum, got those of another")
         if not identity.verifies(keys.signature, keys_text(self.sum_id, keys.share_key, keys.mask_key)):
             raise Rejected("signature", f"expected keys that {identity.name} has signed for this sum")
-        self._present[identity.name] = Member(identity, keys.share_key, keys.mask_key, keys.signature)
+        member = Member(identity, keys.share_key, keys.mask_key, keys.signature)
+        others = [one for name, one in self._present.items() if name != identity.name]
+        if keys_are_shared([member, *others]):
+            of = next((one for one in others if keys_are_shared([member, one])), member)
+            text = f"expected keys that only {identity.name} has, and once, got one of {of.identity.name}"
+            raise Rejected("duplicate", text)
+        if not (ciphers.is_sound(keys.share_key) and ciphers.is_sound(keys.mask_key)):
+            raise Rejected("values", f"expected X25519 keys, got one of low order of {identity.name}")
+        self._present[identity.name] = member
 
     @property
     def advertised(self) -> frozenset[str]:

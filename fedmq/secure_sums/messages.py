@@ -10,7 +10,7 @@ byte i // 8. `sum` is `SumName.id` in every message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Annotated
 
@@ -197,6 +197,12 @@ _PURPOSE = b"fedmq secure sum, version 1\0"  # first in all that is signed, so t
 def keys_text(sum_id: bytes, share_key: bytes, mask_key: bytes) -> bytes:
     """Return what a trainer signs to advertise its keys."""
     return _PURPOSE + masks.digest(b"keys", sum_id, share_key, mask_key)
+
+
+def keys_are_shared(members: Collection[Member]) -> bool:
+    """Return whether one of the keys that members have for a sum, or have to sign, is there twice."""
+    of_sum = {key for one in members for key in (one.share_key, one.mask_key)}
+    return len(of_sum) < 2 * len(members) or len({one.identity.signing for one in members}) < len(members)
 
 
 def list_text(cohort: Cohort, opening: Opening | Opened, survivors: bytes) -> bytes:

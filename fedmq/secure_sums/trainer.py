@@ -36,6 +36,7 @@ from fedmq.secure_sums.messages import (
     RevealedShares,
     SignedSurvivors,
     Survivors,
+    keys_are_shared,
     keys_text,
     list_text,
 )
@@ -203,8 +204,7 @@ class SumTrainer:
     def _check_members(self, cohort: Cohort) -> None:
         """Check names, keys and signatures."""
         members = cohort.members
-        keys = {key for one in members for key in (one.share_key, one.mask_key, one.identity.signing)}
-        if len(keys) < 3 * len(members) or len({one.identity.name for one in members}) < len(members):
+        if keys_are_shared(members) or len({one.identity.name for one in members}) < len(members):
             raise Rejected("duplicate", "expected members with names and keys of their own, got one twice")
         for one in members:
             if not one.identity.verifies(one.signature, keys_text(self.sum_id, one.share_key, one.mask_key)):

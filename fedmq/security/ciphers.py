@@ -27,6 +27,15 @@ def agree(secret: bytes, public: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
 
 
+def is_sound(public: bytes) -> bool:
+    """Return whether others can agree with this public key: with one of low order, no secret key can."""
+    try:
+        agree(bytes(KEY_BYTES), public)
+    except ValueError:
+        return False
+    return True
+
+
 def derive(agreed: bytes, purpose: bytes) -> bytes:
     """Return a key for exactly one purpose, 32 bytes."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose).derive(agreed)

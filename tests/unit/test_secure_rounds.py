@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from secure_rounds_scene import Scene, plain_state
+from secure_scene import identity
 
 from fedmq.aggregator.machine import Phase
 from fedmq.aggregator.secure_rounds import PREPARE_S
@@ -15,7 +17,15 @@ from fedmq.observe import events
 from fedmq.protocol.codec import MASKED, PARTS, decode
 from fedmq.protocol.messages import Control, Result, SumReply, SumRequest
 from fedmq.runs.records import Close, OpenSum, StoredTotal
-from fedmq.secure_sums.messages import EncryptedShares, Keys, ListSignature, RevealedShares, parts_from_bytes
+from fedmq.secure_sums.messages import (
+    EncryptedShares,
+    Keys,
+    ListSignature,
+    RevealedShares,
+    keys_text,
+    parts_from_bytes,
+    parts_to_bytes,
+)
 
 STEPS = (Keys, EncryptedShares, Result, ListSignature, RevealedShares)
 
@@ -295,6 +305,36 @@ def test_answer_that_fits_no_sum_is_rejected(change: Callable[[Any, Any], tuple[
     assert rejected[0] == ("t01", reason)
     assert counted(scene) == {1: ["t00", "t02"]}
     conforms(scene)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (lambda keys: {"mask_key": bytes(32)}, "values"),
+        (lambda keys: {"share_key": bytes([1, *bytes(31)])}, "values"),
+        (lambda keys: {"share_key": keys.mask_key}, "duplicate"),
+    ],
+)
+def test_keys_that_all_trainers_would_refuse_stop_no_round(bad: Callable[[Keys], Any], reason: str) -> None:
+    """Else no trainer deals for a cohort with this member, and each further sum has it again."""
+    scene = Scene(4, rounds_max=1)
+
+    def change(name: str, message: Any, arrays: dict[str, Any]) -> Any:
+        if name != "t03" or PARTS not in arrays:
+            return message, arrays
+        parts: list[Any] = parts_from_bytes(arrays[PARTS].tobytes())
+        for index, keys in enumerate(parts):
+            if isinstance(keys, Keys):
+                wrong = replaced(keys, **bad(keys))
+                signature = identity(3).sign(keys_text(wrong.sum, wrong.share_key, wrong.mask_key))
+                parts[index] = replaced(wrong, signature=signature)
+        return message, {**arrays, PARTS: np.frombuffer(parts_to_bytes(parts), np.uint8)}
+
+    scene.change = change
+    scene.run()
+    assert counted(scene) == {1: ["t00", "t01", "t02"]}
+    rejected = {(one.trainer, one.reason) for one in scene.events if isinstance(one, events.ResultRejected)}
+    assert rejected == {("t03", reason), ("t03", "site")}, "it is in no cohort"
 
 
 def replaced(message: Any, **changes: Any) -> Any:

@@ -377,6 +377,9 @@ def test_aggregator_rejects_messages_that_do_not_fit() -> None:
         aggregator.join(identity(1).public, keys)
     with pytest.raises(Rejected, match="another"):
         aggregator.join(identity(0).public, msgspec.structs.replace(keys, sum=bytes(32)))
+    copied = msgspec.structs.replace(keys, signature=identity(1).sign(keys_text(*msgspec.structs.astuple(keys)[:3])))
+    with pytest.raises(Rejected, match="only t01 has, and once, got one of t00"):
+        aggregator.join(identity(1).public, copied)
     with pytest.raises(BadConfiguration, match="phase sharing"):
         aggregator.open(QUESTION, 5)
     one.until(SumPhase.CONSISTENCY)
