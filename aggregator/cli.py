@@ -205,8 +205,8 @@ def buffer_option(command: Command) -> Command:
 @option(
     "--secure",
     is_flag=True,
-    help="Learn totals of the answers of at least three trainers, and no single answer. Needs --keys and an algorithm "
-    "that adds up answers.",
+    help="Learn totals of answers, and no single answer. At least three trainers begin a total; up to a third of them "
+    "may drop out of it. Needs --keys and an algorithm that adds up answers.",
 )
 @option(
     "--deadline-s",

@@ -207,7 +207,9 @@ class EventPublisher:
         score = evaluation.score
         held_out = evaluation.measured.held_out if evaluation.measured and score.of == "held-out" else None
         of_held_out = {} if held_out is None else {name: getattr(held_out, name) for name in events.HELD_OUT_FIGURES}
-        training = self._task.value(evaluation.loss, evaluation.correct, evaluation.rows)
+        fitted = evaluation.loss, evaluation.correct, evaluation.rows
+        # A private run measures its model once: with held-out rows, on those alone.
+        apart = held_out is not None and fitted != (score.loss, score.correct, score.rows)
         return events.Best(
             value=self._task.value(score.loss, score.correct, score.rows),
             coverage=evaluation.coverage,
@@ -216,7 +218,7 @@ class EventPublisher:
             fitness_worst=evaluation.fitness_worst,
             diversity=evaluation.diversity,
             value_of=score.of,
-            training=None if held_out is None else training,
+            training=self._task.value(*fitted) if apart else None,
             **of_held_out,
         )
 

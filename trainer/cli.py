@@ -198,13 +198,14 @@ def _fingerprints(ctx: click.Context, param: click.Parameter, text: str | None) 
     type=click.IntRange(MEMBERS_MIN, MEMBERS_MAX),
     default=MEMBERS_MIN,
     metavar="N",
-    help="Take part in secure sums of at least N trainers.",
+    help="Take part in secure sums that at least N trainers begin; up to a third of them may drop out.",
 )
 @option(
     "--peers",
     callback=_fingerprints,
     metavar="A,B",
-    help="Take part in secure sums only with trainers whose keys have these fingerprints, see fedmq keys ls. "
+    help="Take part in secure sums only with trainers whose keys have these fingerprints. Each trainer prints its own "
+    "at its start; fedmq keys ls at the broker lists all. "
     "[default: those that the aggregator names]",
 )
 @option("--show-policy", is_flag=True, help="Print what this site permits, and exit.")
@@ -402,13 +403,18 @@ def trainer(
     )
     try:
         with optional_metrics(metrics, trainer_metrics(service), lambda: service.connection.problem) as pulse:
-            line = f"trainer {name}: {rows.num_rows} rows, broker {address}"
+            line = f"trainer {name}: {rows.num_rows} rows, broker {address}{_key(credentials)}"
             serve(service, link, clock, ready=lambda: echo_if_read(line), reload=service.reload, pulse=pulse)
     finally:
         link.close()
 
 
 trainer.add_command(join)
+
+
+def _key(credentials: Credentials | None) -> str:
+    """Return the fingerprint of the trainer's key for its first line, which other sites pin with --peers."""
+    return "" if credentials is None else f", key {credentials.identity.public.fingerprint}"
 
 
 def _name(given: str | None, credentials: Credentials | None) -> str:

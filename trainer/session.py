@@ -437,7 +437,7 @@ class Session:
     def _refusal(self, message: Round) -> str | None:
         """Return why the site does not permit the answer to a round, or None."""
         if message.sum is None and self.secure.required:
-            return "--require-secure: expected a run with secure sums, got a question for a plain answer"
+            return "--require-secure: expected a run with secure sums, got a plain one: begin the run with --secure"
         if message.sum is not None and (refusal := self.secure.refusal(message.run)):
             return refusal
         return self.questions.refusal(message.run, self._in_work(message.run))

@@ -339,8 +339,8 @@ def check_secure(strategy: Strategy[Any], limits: Mapping[str, Any]) -> None:
     if not strategy.additive:
         raise BadConfiguration(
             "secure: expected an algorithm that needs only sums of answers, such as ridge, newton, boosting, es, "
-            "evolution with additive=true, or averaging without a robust rule; "
-            f"{strategy.name} here needs the answer of each trainer"
+            "evolution with --param additive=true, or averaging by gradients without a robust rule; "
+            f"{strategy.name} here needs the answer of each trainer: choose another --algorithm or --param"
         )
     for name in ("sample", "buffer", "staleness"):
         if limits.get(name):

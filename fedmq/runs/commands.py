@@ -112,10 +112,10 @@ def show(run: str, as_json: bool) -> None:
         return
     if isinstance(report, EarlierReport):  # its store has another schema
         _print_values({"run": report.run, "task": report.task, "strategy": report.strategy, "seed": report.seed})
-        closes = []
+        closes, secure = [], False
     else:
         store, config = open_store(folder)
-        closes = list(store.closes())
+        closes, secure = list(store.closes()), config.secure
         store.close()
         _print_values({"run": config.run, "task": config.task.name, "algorithm": config.algorithm})
         about = {**_begun_with(config), "parameters": _listed(config.parameters), "seed": config.seed}
@@ -138,7 +138,8 @@ def show(run: str, as_json: bool) -> None:
         best = close.best
         fitness = "" if best is None else f"  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
         took = f"{close.round_s * 1000:.1f} ms"
-        echo(f"round {close.round:>4}  {close.results} results  {took}  {close.why}{fitness}")
+        what = f"secure sum of {close.results}" if secure else f"{close.results} results"
+        echo(f"round {close.round:>4}  {what}  {took}  {close.why}{fitness}")
     _show_findings(folder)
 
 

@@ -48,7 +48,10 @@ class SumPolicy:
         """
         members, threshold = len(cohort.members), cohort.threshold
         if members < self.members_min:
-            raise PolicyRefused(f"secure sum: expected at least {self.members_min} members, got {members}")
+            raise PolicyRefused(
+                f"secure sum: expected at least {self.members_min} members, got {members}: add trainers, or "
+                "lower --min-members"
+            )
         colluders = self.colluders
         if colluders is None:
             colluders = max(0, colluders_max(members, default_threshold(members)))  # no total of one member
@@ -61,5 +64,5 @@ class SumPolicy:
             if self.peers is not None and one.identity.fingerprint not in self.peers:
                 raise PolicyRefused(
                     f"secure sum: expected members with pinned keys, got {one.identity.name} with key "
-                    f"{one.identity.fingerprint}"
+                    f"{one.identity.fingerprint}: add it to --peers, if that site confirms it"
                 )

@@ -53,7 +53,12 @@ SPLIT_PAGE = "split.html"
     help="Rows to split, as for fedmq trainer --data, or a data set: digits, iris, wine, breast_cancer, diabetes. "
     "Repeat it for the rows of each trainer. [default: the task's own rows]",
 )
-@option("--trainers", type=COUNT, metavar="N", help="Number of virtual trainers. [default: the task's]")
+@option(
+    "--trainers",
+    type=COUNT,
+    metavar="N",
+    help="Number of virtual trainers. [default: the task's; with --secure at least 3]",
+)
 @option("--split", default="blocks", metavar="HOW", help=f"Who has which rows: {SPLIT_FORMS}.")
 @algorithm_options
 @holdout_option
@@ -99,7 +104,7 @@ SPLIT_PAGE = "split.html"
     multiple=True,
     metavar="NAME=V1,V2",
     help="Train once with each of these values, of a parameter of the algorithm, or of algorithm, split, trainers, "
-    "rounds, holdout, dropout, stragglers or sample; repeat it for all combinations.",
+    "rounds, holdout, dropout, stragglers, sample or epsilon; repeat it for all combinations.",
 )
 @option("--seeds", type=COUNT, default=5, metavar="N", help="With --sweep: so many seeds each, from --seed on.")
 @option("--plot", is_flag=True, help="Write who has which rows to split.html in the run's folder.")
@@ -195,6 +200,7 @@ def simulate(
         seed=seed,
         holdout=holdout,
         bounded=epsilon is not None,
+        secure=secure,
     )
     name = new_name(found.task.name)
     folder = out or RUNS / name

@@ -16,6 +16,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.exact.integers import Integers
 from fedmq.models.networks import Code
 from fedmq.names import name_of_file, names_of_sources, own_names
+from fedmq.protocol.run_config import SECURE_TRAINERS_MIN
 from fedmq.simulation.datasets import DATASETS, load_dataset, with_bounds
 from fedmq.simulation.partition import DEFAULT, TARGET, column_of, partition
 from fedmq.simulation.population import Data
@@ -57,6 +58,7 @@ def scenario(
     seed: int = 0,
     holdout: float | None = None,
     bounded: bool = False,
+    secure: bool = False,
 ) -> Scenario:
     """Return the task, and the rows of each trainer.
 
@@ -64,7 +66,8 @@ def scenario(
     `data` is None for the task's own rows; what `load_data` takes, a data set, arrays (inputs, targets) or a data
     frame, which are split; or a list or a mapping of those, one for each trainer. The names of the trainers are those
     that `fedmq demo` gives them, because each trainer's random stream has its name. With `bounded`, the columns of a
-    data set have bounds, for private runs.
+    data set have bounds, for private runs. With `secure`, there are enough trainers for a secure sum unless `trainers`
+    is given.
 
     Raises:
         BadConfiguration: options that contradict each other, or do not fit the task.
@@ -78,7 +81,8 @@ def scenario(
         task, data = None, task
     if data is None:
         shipped = _shipped(task, algorithm, holdout)
-        return Scenario(shipped, _own(task if isinstance(task, str) else "", shipped, trainers, split, seed))
+        count = trainers or _intended(shipped, secure)
+        return Scenario(shipped, _own(task if isinstance(task, str) else "", shipped, count, split, seed))
     several = _several(data)
     if several is not None and (trainers is not None or split != DEFAULT):
         raise BadConfiguration("expected one data set to split, or one for each trainer, got several and how to split")
@@ -100,8 +104,12 @@ def scenario(
     )
     fitted = {name: _for_task(one, shipped.task) for name, (one, _) in found.items()}
     if several is None:
-        fitted = _split(fitted[""], shipped.task, trainers or shipped.task.trainers, split, seed)
+        fitted = _split(fitted[""], shipped.task, trainers or _intended(shipped, secure), split, seed)
     return Scenario(shipped, fitted)
+
+
+def _intended(shipped: Shipped, secure: bool) -> int:
+    return max(shipped.task.trainers, SECURE_TRAINERS_MIN if secure else 1)
 
 
 def _shipped(task: Task | str | None, algorithm: str | None, holdout: float | None) -> Shipped:
@@ -111,9 +119,9 @@ def _shipped(task: Task | str | None, algorithm: str | None, holdout: float | No
     return found._replace(task=found.task.with_holdout(holdout))
 
 
-def _own(name: str, shipped: Shipped, trainers: int | None, split: str, seed: int) -> dict[str, Data]:
+def _own(name: str, shipped: Shipped, count: int, split: str, seed: int) -> dict[str, Data]:
     """Return the own rows of a built-in task or a FILE.py, in parts."""
-    task, count = shipped.task, trainers or shipped.task.trainers
+    task = shipped.task
     if task.schema is not None or not name:
         raise BadConfiguration(f"{name or task.name}: expected data, this task has no rows of its own: give some")
     if split != DEFAULT:

@@ -86,7 +86,7 @@ def simulate(
         data: rows to split: arrays (inputs, targets), a data frame, a file as for `fedmq trainer --data`, or a data
             set; or a list or mapping of them, one for each trainer. None: the task's own rows.
         algorithm: as for `fedmq aggregator`, with its `parameters`. None: the task's.
-        trainers: how many there are. None: as the task intends.
+        trainers: how many there are. None: as the task intends, with `secure` at least 3.
         split: who has which rows, see `fedmq.simulation.partition`: blocks, iid, shards:2, classes:2, dirichlet:0.3,
             size:1, sorted:COLUMN, column:COLUMN.
         rounds: at most. None: as the task says.
@@ -133,6 +133,7 @@ def simulate(
         seed=seed,
         holdout=holdout,
         bounded=epsilon is not None,
+        secure=secure,
     )
     behavior = behavior_of(work_s, stragglers, slowdown, dropout, online_s, offline_s)
     with progress_bar(rounds or found.task.rounds, found.task.metric, show=progress) as on_events:
@@ -212,7 +213,7 @@ def run_scenario(
         if len(found.data) < SECURE_TRAINERS_MIN:
             raise BadConfiguration(
                 f"secure: expected at least {SECURE_TRAINERS_MIN} trainers, as a total of two shows each the answer of "
-                f"the other; got {len(found.data)}"
+                f"the other; got {len(found.data)}: add trainers"
             )
     config = RunConfig(
         run=name or new_name(task.name),

@@ -23,7 +23,8 @@ from fedmq.simulation.run import Chart, frame_of, page_of
 from fedmq.simulation.simulate import simulate
 from fedmq.tasks.task import Task
 
-ARGUMENTS = ("algorithm", "split", "trainers", "rounds", "holdout", "dropout", "stragglers", "sample")  # not parameters
+# Settings of a sweep that are not parameters of the algorithm.
+ARGUMENTS = ("algorithm", "split", "trainers", "rounds", "holdout", "dropout", "stragglers", "sample", "epsilon")
 RUNS_MAX = 10_000
 # Student's t for an interval of 95 %, by degrees of freedom from 1 on; beyond, that of the normal distribution is near.
 _T95 = (
