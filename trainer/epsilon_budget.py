@@ -25,7 +25,7 @@ BYTES_MAX = 4096
 SPENT_FILE = "epsilon.json"
 
 
-class Spent(msgspec.Struct, frozen=True):
+class EpsilonSpent(msgspec.Struct, frozen=True):
     """The file: the rho of all private answers so far."""
 
     rho: Annotated[float, Meta(ge=0.0)] = 0.0
@@ -93,16 +93,16 @@ class EpsilonBudget:
     def spend(self, rho: float) -> None:
         """Count one answer; it is on disk when this returns."""
         with self._lock:
-            self.spent = Spent(self.spent.rho + rho, self.spent.answers + 1)
+            self.spent = EpsilonSpent(self.spent.rho + rho, self.spent.answers + 1)
             with writing(f"{self._path}"):
                 write_whole(self._path, msgspec.json.encode(self.spent))
 
 
-def _read(path: Path) -> Spent:
+def _read(path: Path) -> EpsilonSpent:
     try:
-        return msgspec.json.decode(read_regular(path, BYTES_MAX), type=Spent)
+        return msgspec.json.decode(read_regular(path, BYTES_MAX), type=EpsilonSpent)
     except FileNotFoundError:
-        return Spent()
+        return EpsilonSpent()
     except (OSError, *MALFORMED) as error:
         raise BadConfiguration(
             f"{path}: expected what private answers have spent, got {one_line(error)}: put a copy back, or move it "

@@ -51,7 +51,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     bounds: Bounds | None = None  # of a number or a date, known without the data: for private runs
 
     def __post_init__(self) -> None:
-        check_bounds(f"column {self.name!r:.80}", self.bounds, self.kind in ("number", "date"))
+        check_column_bounds(f"column {self.name!r:.80}", self.bounds, self.kind in ("number", "date"))
         where, listed = f"column {self.name!r:.80}", self.kind in ("category", "ordinal")
         if listed:
             at_least = ORDINALS_MIN if self.kind == "ordinal" else 1
@@ -91,7 +91,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     bounds: Bounds | None = None  # of a number, known without the data: for private runs
 
     def __post_init__(self) -> None:
-        check_bounds(f"target {self.name!r:.80}", self.bounds, self.kind == "number")
+        check_column_bounds(f"target {self.name!r:.80}", self.bounds, self.kind == "number")
         where = f"target {self.name!r:.80}"
         if self.kind == "class":
             check_category_labels(where, "classes", self.classes, CLASSES_MIN)
@@ -140,7 +140,7 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return tuple(name for column in self.columns for name in column.feature_names)
 
 
-def check_bounds(where: str, bounds: Bounds | None, fits: bool) -> None:
+def check_column_bounds(where: str, bounds: Bounds | None, fits: bool) -> None:
     """Check that bounds rise, and that the kind of the column has some.
 
     Raises:

@@ -9,7 +9,7 @@ from scipy import stats
 
 from fedmq.algorithms.base import Assignment
 from fedmq.algorithms.evaluation.private_query import PrivateFitted
-from fedmq.algorithms.private.columns import arrays_of, preparation_of
+from fedmq.algorithms.private.columns import preparation_arrays, preparation_of
 from fedmq.algorithms.private.query import Noise, PrivateQuery, with_noise
 from fedmq.algorithms.registry import PRIVATE, find_learner, private_algorithm
 from fedmq.differential_privacy import discrete_gaussian as sampler
@@ -201,4 +201,4 @@ def test_columns_are_prepared_by_their_bounds_alone() -> None:
         [2.0, 0.0, 1.0, 0.0],
         [0.0, 0.0, 0.0, 1.0],
     ]
-    assert arrays_of(preparation)["column_fill"].tolist()[0] == 50.0
+    assert preparation_arrays(preparation)["column_fill"].tolist()[0] == 50.0

@@ -37,7 +37,7 @@ class PrivateEvolutionStrategyParameters(msgspec.Struct, frozen=True, forbid_unk
 
 
 @dataclass(frozen=True, eq=False)
-class SlopesState:
+class PrivateSlopesState:
     """The state while question `number` is open."""
 
     task: Task
@@ -59,11 +59,11 @@ class PrivateEvolutionStrategy:
     def questions(self, _task: Task, rounds: int) -> int:
         return rounds
 
-    def init(self, task: Task, seed: int, noise: Noise) -> SlopesState:
+    def init(self, task: Task, seed: int, noise: Noise) -> PrivateSlopesState:
         weights = initial_parameters(network(task.model, "algorithm es"), seed, "es", "start", 0)
-        return SlopesState(task, seed, noise, Movement.at_rest(weights[None]))
+        return PrivateSlopesState(task, seed, noise, Movement.at_rest(weights[None]))
 
-    def ask(self, state: SlopesState) -> Plan:
+    def ask(self, state: PrivateSlopesState) -> Plan:
         chosen, (center, unit) = self.parameters, target_unit(state.task)
         query = ClippedSlopes(
             noise=state.noise,
@@ -77,7 +77,7 @@ class PrivateEvolutionStrategy:
         )
         return Plan(query, {"weights": state.movement.weights[0]})
 
-    def close(self, state: SlopesState, total: Total, _late: Mapping[int, Total]) -> SlopesState:
+    def close(self, state: PrivateSlopesState, total: Total, _late: Mapping[int, Total]) -> PrivateSlopesState:
         """Move the weights along the slopes."""
         chosen = self.parameters
         optimizer = AdamW(chosen.learning_rate, chosen.weight_decay, chosen.average)
@@ -85,7 +85,7 @@ class PrivateEvolutionStrategy:
         movement = optimizer.moved(state.movement, found, state.seed, state.number)
         return replace(state, movement=movement, number=state.number + 1)
 
-    def model_parameters(self, state: SlopesState) -> Floats:
+    def model_parameters(self, state: PrivateSlopesState) -> Floats:
         """Return the parameters of the task's model: the average of the weights."""
         task, (center, unit) = state.task, target_unit(state.task)
         inputs = task.model.inputs

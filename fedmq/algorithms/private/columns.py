@@ -71,7 +71,7 @@ def preparation_of(task: Task) -> Preparation:
     return Preparation(schema, middle, (bounds[:, 1] - bounds[:, 0]) / RANGE, middle.copy())
 
 
-def arrays_of(preparation: Preparation) -> dict[str, Floats]:
+def preparation_arrays(preparation: Preparation) -> dict[str, Floats]:
     """Return the arrays of a round that prepare the columns."""
     return {"column_shift": preparation.shift, "column_scale": preparation.scale, "column_fill": preparation.fill}
 

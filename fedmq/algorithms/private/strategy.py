@@ -23,7 +23,7 @@ from fedmq.algorithms.base import Evaluation, Plan, Total, check_down, is_prepar
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.algorithms.evaluation.private_query import FRACTION_BITS, PrivateFigures, PrivateFitted
 from fedmq.algorithms.findings import Findings
-from fedmq.algorithms.private.columns import arrays_of, preparation_of, target_unit
+from fedmq.algorithms.private.columns import preparation_arrays, preparation_of, target_unit
 from fedmq.algorithms.private.query import Noise
 from fedmq.algorithms.statistics.query import num_classes
 from fedmq.errors import BadConfiguration, Rejected
@@ -163,7 +163,7 @@ class Private(Additive):
         plan = self.algorithm.ask(state.inner)
         if not is_prepared(plan.query, state.task):
             return plan
-        return replace(plan, arrays={**plan.arrays, **arrays_of(preparation_of(state.task))})
+        return replace(plan, arrays={**plan.arrays, **preparation_arrays(preparation_of(state.task))})
 
     def _opened(self, state: Any) -> Any:
         empty = RoundSum.empty(self.name, self.algorithm.ask(state.inner), state.task)
