@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -21,6 +22,7 @@ from fedmq.names import Name
 Role = Literal["broker", "aggregator", "trainer", "observer"]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 FINGERPRINT_PATTERN = r"[a-z2-7]{4}(?:-[a-z2-7]{4}){3}"
+KEYS_CACHED = 4096  # fingerprints: one is looked up for each message
 FINGERPRINT_CHARACTERS = 16  # 5 bits each: short enough to compare by eye, 2**80 attempts to forge one
 
 
@@ -47,7 +49,7 @@ class PublicIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return True
 
 
-class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """The secret keys of one service. They never leave the machine that made them, and are never printed."""
 
     role: Role
@@ -64,16 +66,22 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         transport = X25519PrivateKey.generate().private_bytes_raw()
         return cls(role, name, transport, Ed25519PrivateKey.generate().private_bytes_raw())
 
-    @property
+    @cached_property
+    def _signing(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.signing_secret)
+
+    @cached_property
     def public(self) -> PublicIdentity:
-        signing = Ed25519PrivateKey.from_private_bytes(self.signing_secret).public_key().public_bytes_raw()
+        """The public part."""
+        signing = self._signing.public_key().public_bytes_raw()
         return PublicIdentity(self.role, self.name, transport_public(self.transport_secret), signing)
 
     def sign(self, signed: bytes) -> bytes:
         """Return the signature, 64 bytes."""
-        return Ed25519PrivateKey.from_private_bytes(self.signing_secret).sign(signed)
+        return self._signing.sign(signed)
 
 
+@lru_cache(maxsize=KEYS_CACHED)
 def fingerprint_of(data: bytes) -> str:
     """Return a digest of these bytes to be compared by eye."""
     letters = base64.b32encode(hashlib.sha256(data).digest()).decode().lower()[:FINGERPRINT_CHARACTERS]
