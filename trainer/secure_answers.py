@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 
 from fedmq.algorithms.base import AdditiveQuery, ArrayBounds, Shapes
+from fedmq.algorithms.private.query import PrivateQuery
 from fedmq.algorithms.registry import decode_query
-from fedmq.errors import BadData, Rejected
+from fedmq.errors import BadData, PolicyRefused, Rejected
 from fedmq.protocol.codec import MASKED, PARTS, Array
 from fedmq.protocol.fixed_point import LOSSES
 from fedmq.protocol.messages import SECURE_VERSION, Result, Round
@@ -57,6 +58,7 @@ class AskedSum(NamedTuple):
     question: bytes
     bounds: Mapping[str, ArrayBounds]
     fraction_bits: int
+    noise_shared: int = 0  # trainers among which the noise of a private question is divided; 0: it has none
 
 
 class SecureAnswers:
@@ -97,7 +99,8 @@ class SecureAnswers:
         bounds = answer_of(query, message.task, shapes)
         assert isinstance(query, AdditiveQuery)
         sum_id = self._name(message.run, message.term, message.sum).id
-        return AskedSum(sum_id, message.sum, message.round, question_of(message), bounds, query.fraction_bits)
+        shared = query.noise.trainers if isinstance(query, PrivateQuery) else 0
+        return AskedSum(sum_id, message.sum, message.round, question_of(message), bounds, query.fraction_bits, shared)
 
     def keys(self, run: str, term: int, number: int) -> Keys | None:
         """Return this trainer's keys for a sum, which is kept from now on; None if it is older than those kept."""
@@ -147,7 +150,8 @@ class SecureAnswers:
         None as long as the sum is not opened, or if its secrets are gone.
 
         Raises:
-            Rejected, PolicyRefused: see `SumTrainer`; or the sum asks another question than the round.
+            Rejected: see `SumTrainer`; or the sum asks another question than the round.
+            PolicyRefused: see `SumTrainer`; or the total would have less noise than the question promises.
             BadData: the answer is out of the bounds of the question.
         """
         opening = self._openings.get(run, {}).get(asked.sum)
@@ -157,6 +161,11 @@ class SecureAnswers:
             raise Rejected("query", "expected a sum that asks what its round asks, got another question")
         one = self._sums.get(run, {}).get(asked.sum)
         if one is not None and one.has_dealt:
+            if asked.noise_shared > one.honest_min:
+                raise PolicyRefused(
+                    f"secure sum: expected noise in at most {one.honest_min} shares, as many as honest answers of a "
+                    f"total, got {asked.noise_shared}"
+                )
             values = flat(asked.bounds, _in_units(result, asked))
             try:
                 return one.answer(opening, values)

@@ -52,9 +52,7 @@ class SumPolicy:
                 f"secure sum: expected at least {self.members_min} members, got {members}: add trainers, or "
                 "lower --min-members"
             )
-        colluders = self.colluders
-        if colluders is None:
-            colluders = max(0, colluders_max(members, default_threshold(members)))  # no total of one member
+        colluders = self._colluders(members)
         if threshold > members or colluders_max(members, threshold) < colluders:
             raise PolicyRefused(
                 f"secure sum: expected a threshold that withstands {colluders} colluders of {members} members, "
@@ -66,3 +64,12 @@ class SumPolicy:
                     f"secure sum: expected members with pinned keys, got {one.identity.name} with key "
                     f"{one.identity.fingerprint}: add it to --peers, if that site confirms it"
                 )
+
+    def honest_min(self, cohort: Cohort) -> int:
+        """Return how many honest members a total of the cohort has at least: t - f."""
+        return cohort.threshold - self._colluders(len(cohort.members))
+
+    def _colluders(self, members: int) -> int:
+        if self.colluders is not None:
+            return self.colluders
+        return max(0, colluders_max(members, default_threshold(members)))  # no total of one member

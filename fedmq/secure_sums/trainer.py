@@ -81,6 +81,11 @@ class SumTrainer:
         """Whether its cohort is known: it may be asked."""
         return self._dealt is not None
 
+    @property
+    def honest_min(self) -> int:
+        """How many honest members its total has at least; 0 before the cohort is known."""
+        return 0 if self._cohort is None else self._policy.honest_min(self._cohort)
+
     def advertise(self) -> Keys:
         """Return this trainer's public keys for the sum."""
         return self._keys

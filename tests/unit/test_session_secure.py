@@ -406,6 +406,18 @@ def test_site_declines_a_sum_that_it_does_not_permit(settings: dict[str, Any], t
     assert strict.hear(SumRequest(run="run", term=1, advertise=2)) == [], "a declined run gets nothing"
 
 
+@pytest.mark.parametrize(("shared", "is_answered"), [(2, True), (3, False)])
+def test_noise_is_shared_by_the_honest_members_of_a_total(
+    monkeypatch: pytest.MonkeyPatch, shared: int, *, is_answered: bool
+) -> None:
+    asked = SecureAnswers.asked
+    monkeypatch.setattr(SecureAnswers, "asked", lambda *args: asked(*args)._replace(noise_shared=shared))
+    run = answered()  # three members: t - f is 2
+    for site in run.sites.values():
+        assert bool(of(Packet, site.sent)) is is_answered
+        assert [one.reason for one in site.goodbyes] == [] if is_answered else ["policy"]
+
+
 def test_own_key_need_not_be_pinned() -> None:
     peers = frozenset(identity(index).public.fingerprint for index in (1, 2))
     run = Run([Site(0, SumPolicy(peers=peers)), Site(1), Site(2)])
