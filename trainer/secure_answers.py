@@ -18,7 +18,7 @@ import numpy as np
 from fedmq.algorithms.base import AdditiveQuery, ArrayBounds, Shapes
 from fedmq.algorithms.private.query import PrivateQuery
 from fedmq.algorithms.registry import decode_query
-from fedmq.errors import BadData, PolicyRefused, Rejected
+from fedmq.errors import PolicyRefused, Rejected
 from fedmq.protocol.codec import MASKED, PARTS, Array
 from fedmq.protocol.fixed_point import LOSSES
 from fedmq.protocol.messages import SECURE_VERSION, Result, Round
@@ -47,6 +47,11 @@ LEDGERS_MAX = 100  # another run is another question anyway
 
 NO_KEYS = "expected keys for a run with secure sums, got none: start this trainer with --keys"
 DAMAGED = "the ledger of its secure sums cannot be used: see the log of this trainer"
+REQUIRED = "--require-secure: expected a run with secure sums, got a plain one: begin the run with --secure"
+HAS_SUMS = (
+    "expected a run with secure sums as before, got a plain question: its answer could show what a sum has hidden: "
+    "begin a run of another name"
+)
 
 
 class AskedSum(NamedTuple):
@@ -87,6 +92,18 @@ class SecureAnswers:
         if self._member is None:
             return NO_KEYS
         return DAMAGED if self._ledgers.get(run, _NO_LEDGER) is None else None
+
+    def plain_refusal(self, run: str) -> str | None:
+        """Return why the trainer sends no plain answer to a run, or None.
+
+        One of a run whose sums it has answered could show what they have hidden.
+        """
+        if self.required:
+            return REQUIRED
+        ledger = self._ledgers.get(run, _NO_LEDGER)
+        if ledger is None:
+            return DAMAGED
+        return None if ledger.last is None else HAS_SUMS
 
     def asked(self, message: Round, shapes: Shapes) -> AskedSum:
         """Return what a round with a sum asks; `shapes` are those of the query's own arrays.
@@ -152,7 +169,6 @@ class SecureAnswers:
         Raises:
             Rejected: see `SumTrainer`; or the sum asks another question than the round.
             PolicyRefused: see `SumTrainer`; or the total would have less noise than the question promises.
-            BadData: the answer is out of the bounds of the question.
         """
         opening = self._openings.get(run, {}).get(asked.sum)
         if opening is None:
@@ -271,16 +287,11 @@ def parts_of(message: SumMessage) -> dict[str, Array]:
 def _in_units(result: PendingResult, asked: AskedSum) -> Mapping[str, Array]:
     """Return the arrays of an answer, its losses in the units of the query, which are no coarser than the trainer's.
 
-    Raises:
-        BadData: the losses are out of bounds. The aggregator cannot see it, and the total would be wrong.
+    Losses saturate at the bound of the query. To refuse them would show the aggregator, which chooses the bound,
+    something of this trainer alone; beyond it the total would be wrong.
     """
     if LOSSES not in asked.bounds:
         return result.arrays
-    shift, losses, row = asked.fraction_bits - result.fraction_bits, result.arrays[LOSSES], asked.bounds[LOSSES]
-    if losses.size and losses.max() > int(row.largest) * result.num_examples >> shift:
-        problem = (
-            f"expected losses of at most {int(row.largest) * 2.0**-asked.fraction_bits:g} a row, got more: "
-            "raise row_loss_bits of the query, or set output_scale in the task"
-        )
-        raise BadData(problem, problem)
-    return {**result.arrays, LOSSES: losses << shift}
+    shift, row = asked.fraction_bits - result.fraction_bits, asked.bounds[LOSSES]
+    most = int(row.largest) * result.num_examples >> shift
+    return {**result.arrays, LOSSES: np.minimum(result.arrays[LOSSES], most) << shift}

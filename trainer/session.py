@@ -436,9 +436,8 @@ class Session:
 
     def _refusal(self, message: Round) -> str | None:
         """Return why the site does not permit the answer to a round, or None."""
-        if message.sum is None and self.secure.required:
-            return "--require-secure: expected a run with secure sums, got a plain one: begin the run with --secure"
-        if message.sum is not None and (refusal := self.secure.refusal(message.run)):
+        check = self.secure.plain_refusal if message.sum is None else self.secure.refusal
+        if refusal := check(message.run):
             return refusal
         return self.questions.refusal(message.run, self._in_work(message.run))
 
@@ -553,11 +552,22 @@ class Session:
         self._connected = isinstance(event, BrokerConnected)
         if not self._connected:
             return
+        self._drop_refused()
         for followed in self.runs.values():
             if followed.last_message_at > -math.inf or followed.pending:
                 followed.last_message_at = now  # the time without a broker does not count as silence
             for delivery in followed.pending.values():
                 delivery.send_at = now + max(self._pause_s(followed), 0.2 * float(self._jitter.random()))
+
+    def _drop_refused(self) -> None:
+        """Drop plain results of an earlier start that this one does not send."""
+        for run, followed in self.runs.items():
+            plain = [number for number, one in followed.pending.items() if not one.is_masked]
+            if plain and (refusal := self.secure.plain_refusal(run)):
+                for number in plain:
+                    self._release(run, followed, number)
+                text = f"drops {len(plain)} results of run {run} that were not sent: {refusal}"
+                self._output.notices.append(Notice(text, run, warning=True))
 
     def _reject(self, rejected: Rejected) -> None:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
@@ -667,7 +677,7 @@ class Session:
         """Decline the run for what the site does not permit; count and log what an aggregator must not ask."""
         try:
             yield
-        except (PolicyRefused, BadData) as error:
+        except PolicyRefused as error:
             self._refuse(run, followed, decline_of(error))
         except Rejected as rejected:
             self._reject(rejected)

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.algorithms.base import AdditiveQuery, ArrayBounds, Arrays, Query, Shapes
+from fedmq.algorithms.base import AdditiveQuery, ArrayBounds, Arrays, Query, Shapes, encode_query
 from fedmq.algorithms.registry import decode_query
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import model_digest_of
@@ -37,7 +37,8 @@ def question_of(message: Round) -> bytes:
     query, _ = decode_query(message.query)
     draws = (b"%d" % message.seed, b"%d" % message.round) if query.draws else ()
     task = msgspec.msgpack.encode(message.task)
-    return digest(b"question", message.run.encode(), task, bytes(message.query), model_digest_of(message), *draws)
+    asked = bytes(encode_query(query))  # its fields may arrive in any order
+    return digest(b"question", message.run.encode(), task, asked, model_digest_of(message), *draws)
 
 
 def answer_of(query: Query, task: Task, shapes: Shapes) -> Mapping[str, ArrayBounds]:

@@ -37,6 +37,13 @@ def test_same_question_in_another_round_term_or_sum_is_the_same() -> None:
     )
 
 
+def test_other_bytes_of_the_same_query_ask_the_same() -> None:
+    fields = msgspec.msgpack.decode(encode_query(Evaluate(fraction_bits=3)))
+    turned = msgspec.Raw(msgspec.msgpack.encode(dict(reversed(fields.items()))))
+    assert bytes(turned) != bytes(encode_query(Evaluate(fraction_bits=3)))
+    assert question_of(asked(query=turned)) == question_of(asked(query=encode_query(Evaluate(fraction_bits=3))))
+
+
 @pytest.mark.parametrize(
     "other",
     [

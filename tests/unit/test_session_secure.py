@@ -48,7 +48,7 @@ from fedmq.trainer.machine import (
     SumIdentity,
     WorkDone,
 )
-from fedmq.trainer.secure_answers import LEDGERS_MAX, SUMS_KEPT, SecureAnswers
+from fedmq.trainer.secure_answers import DAMAGED, HAS_SUMS, LEDGERS_MAX, SUMS_KEPT, SecureAnswers
 from fedmq.trainer.session import Session
 from fedmq.transport.link import BrokerConnected, MessageReceived, StopRequested, Tick
 
@@ -444,6 +444,32 @@ def test_plain_round_does_not_get_the_result_of_a_secure_one() -> None:
     site.take(MessageReceived(published(structs.replace(ROUND, sum=None), 1.0)))
     assert not [one for one in site.take(Tick(), 60.0) if isinstance(one, Packet) and MASKED not in one.arrays]
     assert not site.results
+    site.take(MessageReceived(published(structs.replace(ROUND, round=2, sum=None), 2.0)))
+    assert [(one.reason, one.detail) for one in site.goodbyes] == [("policy", HAS_SUMS)]
+    assert site.started == [1], "no work on the plain question"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_plain_round_of_a_run_with_a_ledger_is_declined_after_a_restart(damaged: bool) -> None:
+    site = answered().sites["t00"]
+    ledger = None if damaged else Ledger(site.entries["run"])
+    secure = SecureAnswers(SumIdentity(FEDERATION, site.identity), ledgers=[("run", ledger)])
+    assert secure.plain_refusal("run") == (DAMAGED if damaged else HAS_SUMS)
+    assert secure.plain_refusal("other") is None
+
+
+def test_plain_result_of_an_earlier_start_is_dropped_with_require_secure() -> None:
+    site = Site(0)
+    site.join(0)
+    site.take(MessageReceived(published(structs.replace(ROUND, sum=None), 1.0)))
+    assert len(of(Packet, site.work())) == 1
+    assert site.results
+    site.required = True
+    site.start()
+    site.join(0)
+    assert len(of(Packet, site.take(Tick(), 60.0))) == 0
+    assert len(of(Packet, site.sent)) == 1
+    assert not site.results
 
 
 def test_trainer_about_to_leave_finishes_its_sum_and_joins_no_other() -> None:
@@ -531,7 +557,8 @@ def test_losses_are_sent_in_the_units_of_the_query_and_within_its_bounds() -> No
     huge = delivery.result._replace(arrays={"losses": np.array([2**60, 0]), "correct": np.array([0, 1])})
     delivery.result = huge
     site.hear(run.request(), [Opening(asked.sum, asked.question, 4, b"\x07", ())])
-    assert [one.reason for one in site.goodbyes] == ["rows"]
+    assert seen[-1].tolist() == [int(BOUNDS["losses"].largest) * 2, 0, 0, 1], "it saturates, and is not refused"
+    assert not site.goodbyes
 
 
 def test_sums_of_several_runs_are_apart() -> None:
