@@ -192,7 +192,8 @@ def buffer_option(command: Command) -> Command:
     "--quorum",
     type=FiniteRange(0, 1),
     metavar="SHARE",
-    help="Share of a round's trainers whose results it needs to close; at least one trainer. [default: 0.5]",
+    help="Share of a round's trainers whose results it needs to close; at least one trainer. [default: 0.5; with "
+    "--epsilon, without --secure: 1]",
 )
 @sample_option
 @option(
@@ -374,7 +375,7 @@ def run_training(
         TooFewTrainers: fewer trainers than needed within the wait.
         SystemExit: it was stopped, and can be continued.
     """
-    from fedmq.aggregator.private_runs import limits_of_private, privacy_of
+    from fedmq.aggregator.private_runs import limits_of_private, privacy_of, usual_of_private
     from fedmq.algorithms.conformance import check_partial
     from fedmq.algorithms.parameters import parameters_of
     from fedmq.algorithms.registry import DEFAULT_ALGORITHM
@@ -389,7 +390,7 @@ def run_training(
     parameters = parameters or {}
     address, credentials = find_broker(broker, keys, "aggregator")
     begins = wanted is not None and not (folder / STORE).exists()
-    chosen, privacy, strategy = _chosen_limits(limits or {}), None, None
+    chosen, privacy, strategy = _chosen_limits(limits or {}, usual_of_private(epsilon, secure=secure)), None, None
     if wanted is not None and begins:
         name_of_algorithm = algorithm or wanted.algorithm or DEFAULT_ALGORITHM
         usual = Limits(**{"rounds_max": wanted.rounds, "min_trainers": wanted.trainers, **chosen})
@@ -484,9 +485,9 @@ def _identities(config: RunConfig, credentials: Credentials | None, members: Mem
     return SumIdentities(credentials.federation.id, members.of_name)
 
 
-def _chosen_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the limits that the options give, as `Limits` has them."""
-    chosen = {name: value for name, value in limits.items() if value is not None}
+def _chosen_limits(limits: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the limits that the options give, as `Limits` has them, and those that are usual without an option."""
+    chosen = {**usual, **{name: value for name, value in limits.items() if value is not None}}
     if isinstance(chosen.get("select"), str):
         chosen["select"] = tuple(filter(None, chosen["select"].split(",")))
     return chosen

@@ -61,6 +61,14 @@ def privacy_of(
     )
 
 
+def usual_of_private(epsilon: float | None, *, secure: bool) -> dict[str, float]:
+    """Return the limits of a private run that are others than usual, if its operator gives none.
+
+    A plain one waits for all trainers: so all of them share the noise. The share in a secure run depends on no quorum.
+    """
+    return {} if epsilon is None or secure else {"quorum": 1.0}
+
+
 def limits_of_private(limits: Limits, privacy: Privacy | None) -> Limits:
     """Return the limits of a run: a private one has a round for each question, and no late answers."""
     import msgspec

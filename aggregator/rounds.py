@@ -26,7 +26,7 @@ from fedmq.aggregator.participants import Participants
 from fedmq.aggregator.published_rounds import PublishedRounds
 from fedmq.aggregator.roster import Introduction, Roster
 from fedmq.aggregator.sampling import Invitations, sample_size
-from fedmq.algorithms.base import Evaluation, Strategy, is_finished
+from fedmq.algorithms.base import Evaluation, Strategy, failure_of, is_finished
 from fedmq.algorithms.checkpoint import dump
 from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.findings import Findings
@@ -135,8 +135,9 @@ class Rounds:
         self._publisher = EventPublisher(self._outbox, config.task, run_state)
         self.rejections = self._publisher.rejections  # the number of unusable messages, by reason
         self._publisher.report(events.RunStarted(config=config, term=term, again=again, round=round))
-        if (evaluation := self.evaluation) is not None and round > 1:
-            self._publisher.best = self._publisher.best_of(evaluation)
+        if round > 1:
+            if (evaluation := self.evaluation) is not None:
+                self._publisher.best = self._publisher.best_of(evaluation)
             self._finish_if_over(evaluation, members)
 
     @property
@@ -695,6 +696,10 @@ class Rounds:
             self._outbox.save(DropOldRounds(keep))
 
     def _finish_if_over(self, evaluation: Evaluation | None, members: int) -> None:
+        self.failure = failure_of(self._strategy, self._state)
+        if self.failure:
+            self._finish(None, "failed")
+            return
         why = end_of(
             self.config,
             evaluation,

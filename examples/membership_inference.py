@@ -61,7 +61,6 @@ def errors_of(
         parameters={"penalty": 0.0},
         epsilon=epsilon,
         seed=seed,
-        quorum=1.0,
         progress=False,
     )
     return run.model.predict(dict(zip(NAMES, inputs.T, strict=True))) - targets

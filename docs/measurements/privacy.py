@@ -5,7 +5,7 @@
 
 Five trainers share the training rows at random; a fifth of the data set is held out by the script itself and never
 reaches a trainer. Delta is 1e-5. All settings are defaults, chosen on seeds 0 to 11; a run of `es` has ROUNDS_OF_ES
-rounds. Every trainer answers each round (`quorum=1`). Seeds begin at 100: each splits the rows and draws the noise.
+rounds. Every trainer answers each round (`quorum=1`). Seeds begin at 200: each splits the rows and draws the noise.
 The column "none" is the same algorithm without noise, whose model is that of the pooled rows. "pooled" is a model of
 scikit-learn on the same rows: logistic regression, or linear regression. Lines are the mean, and the standard deviation
 over seeds. Classes are measured by accuracy, numbers by R2.
@@ -33,7 +33,7 @@ from fedmq.tasks.table_task import task_of
 DATASETS = ("breast_cancer", "digits", "diabetes")
 ALGORITHMS = ("ridge", "newton", "boosting", "es")
 EPSILONS = (0.5, 1.0, 3.0, 8.0, None)
-FIRST_SEED, TRAINERS, ROUNDS_OF_ES = 100, 5, 41
+FIRST_SEED, TRAINERS, ROUNDS_OF_ES = 200, 5, 41
 TARGET = "target"
 
 

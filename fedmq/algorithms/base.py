@@ -425,6 +425,15 @@ def is_finished(strategy: Any, state: Any) -> bool:
     return finished is not None and bool(finished(state))
 
 
+def failure_of(strategy: Any, state: Any) -> str:
+    """Return why the strategy cannot learn any more, in one line: its optional method `failure(state)`; "" if it can.
+
+    The run then ends as failed, without a model.
+    """
+    failure = getattr(strategy, "failure", None)
+    return "" if failure is None else str(failure(state))
+
+
 def is_asked_again(strategy: Any, state: Any) -> bool:
     """Return whether the open round repeats the last one: the strategy's optional method `asked_again(state)`."""
     asked_again = getattr(strategy, "asked_again", None)

@@ -78,9 +78,10 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
         rho = min(rounds, self.questions) * self.rho_of_question
         return self.epsilon if rounds > self.questions else min(self.epsilon, epsilon_of(rho, self.delta))
 
-    def text(self, rounds: int) -> str:
-        """Return what the first so many rounds have spent, for people."""
-        return f"epsilon {self.spent(rounds):.3g} of {self.epsilon:g} spent, delta {self.delta:g}"
+    def text(self, rounds: int, rows: int = 0) -> str:
+        """Return what the first so many rounds have spent, for people; it warns of a delta too large for the rows."""
+        warning = f": expected less than one in {rows} rows, choose a smaller --delta" if self.delta * rows >= 1 else ""
+        return f"epsilon {self.spent(rounds):.3g} of {self.epsilon:g} spent, delta {self.delta:g}{warning}"
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -93,8 +93,9 @@ class Report(_Figures, frozen=True, kw_only=True):
 
     @property
     def privacy(self) -> str:
-        """What a private run has spent, for people; "" of another run."""
-        return "" if self.config.privacy is None else self.config.privacy.text(self.rounds)
+        """What a private run has spent, for people, with a warning of a large delta; "" of another run."""
+        privacy, rows = self.config.privacy, sum(one.num_examples for one in self.trainers)
+        return "" if privacy is None else privacy.text(self.rounds, rows)
 
     @property
     def task(self) -> str:

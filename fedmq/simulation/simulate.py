@@ -17,7 +17,7 @@ from fedmq.aggregator.cli import checked_strategy, new_name
 from fedmq.aggregator.departures import causes_text
 from fedmq.aggregator.generation_callback import GenerationCallback
 from fedmq.aggregator.outcome import report_of
-from fedmq.aggregator.private_runs import limits_of_private, privacy_of
+from fedmq.aggregator.private_runs import limits_of_private, privacy_of, usual_of_private
 from fedmq.algorithms.base import WORK_SECONDS_MAX
 from fedmq.algorithms.conformance import check_partial, check_secure
 from fedmq.algorithms.parameters import parameters_of
@@ -203,7 +203,7 @@ def run_scenario(
     """Run a scenario to its end; the arguments are those of `simulate`. `on_events` gets the events as they happen."""
     task, began = found.task, time.monotonic()
     behavior = behavior or Behavior()
-    usual = _limits(found, behavior, rounds, limits or {}, secure=secure)
+    usual = _limits(found, behavior, rounds, limits or {}, secure=secure, epsilon=epsilon)
     name_of_algorithm = algorithm or task.algorithm or DEFAULT_ALGORITHM
     privacy = privacy_of(epsilon, delta, task, name_of_algorithm, parameters or {}, usual, secure=secure)
     strategy = checked_strategy(task, found.shipped.code, algorithm, dict(parameters or {}), privacy)
@@ -265,13 +265,20 @@ def _workers(population: Population, processes: int, scheduler: str | None) -> W
 
 
 def _limits(
-    found: Scenario, behavior: Behavior, rounds: int | None, given: Mapping[str, Any], *, secure: bool
+    found: Scenario,
+    behavior: Behavior,
+    rounds: int | None,
+    given: Mapping[str, Any],
+    *,
+    secure: bool,
+    epsilon: float | None,
 ) -> Limits:
     """Return the limits of a simulated run: it begins with all trainers, and goes on with any if they come and go."""
     usual = {
         "rounds_max": rounds or found.task.rounds,
         "min_trainers": len(found.data) if behavior.online_s is None else SECURE_TRAINERS_MIN if secure else 1,
         "beacon_s": BEACON_S,
+        **usual_of_private(epsilon, secure=secure),
     }
     if secure:
         usual["staleness"] = 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fedmq
-from fedmq.algorithms.base import Plan, Update, encode_query
+from fedmq.algorithms.base import Plan, Update, encode_query, failure_of
 from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.private.query import Noise
 from fedmq.algorithms.registry import find_algorithm, private_algorithm
@@ -49,7 +49,7 @@ def simulated(**options: object) -> fedmq.Run:
 
 
 def test_private_run_learns_spends_its_epsilon_and_is_replayed(tmp_path: Path) -> None:
-    run = simulated(out=tmp_path / "run", quorum=1.0)
+    run = simulated(out=tmp_path / "run")
     report = run.report
     assert report.value is not None
     assert report.value > 0.85
@@ -58,8 +58,9 @@ def test_private_run_learns_spends_its_epsilon_and_is_replayed(tmp_path: Path) -
     assert run.findings is not None
     (remark,) = regression_remarks(run.findings)
     assert remark == "Noise alone moves the accuracy by ±1.1 points (standard deviation)."
-    assert simulated(quorum=1.0).model_sha256 == run.model_sha256
-    assert simulated(quorum=1.0, seed=2).model_sha256 != run.model_sha256
+    assert run.report.config.limits.quorum == 1.0
+    assert simulated().model_sha256 == run.model_sha256
+    assert simulated(seed=2).model_sha256 != run.model_sha256
     with Store(tmp_path / "run" / STORE) as store:
         config = store.config
         assert config is not None
@@ -71,7 +72,7 @@ def test_private_run_learns_spends_its_epsilon_and_is_replayed(tmp_path: Path) -
 
 
 def test_secure_run_has_the_model_of_a_plain_one_with_as_much_noise() -> None:
-    secure, plain = simulated(secure=True), simulated()  # two of three trainers have the noise of the total
+    secure, plain = simulated(secure=True), simulated(quorum=0.5)  # two of three trainers have the noise of the total
     assert secure.report.config.privacy == plain.report.config.privacy
     assert secure.model_sha256 == plain.model_sha256
 
@@ -81,7 +82,7 @@ def test_each_private_algorithm_learns(algorithm: str) -> None:
     model = fedmq.Trees(2, 2, "softmax", trees=20, depth=3) if algorithm == "boosting" else MLP((2, 2))
     task = Task(name="line", model=model, loss="cross-entropy", metric="accuracy", schema=SCHEMA, trainers=3)
     run = fedmq.simulate(
-        task, table(), algorithm=algorithm, epsilon=30.0, seed=1, rounds=21, holdout=0.2, quorum=1.0, progress=False
+        task, table(), algorithm=algorithm, epsilon=30.0, seed=1, rounds=21, holdout=0.2, progress=False
     )
     assert (run.report.value_of, run.report.epsilon_spent) == ("held-out", 30.0)
     fresh = table(1)
@@ -129,6 +130,25 @@ def test_total_of_too_few_trainers_is_not_used() -> None:
     assert strategy.ask(alone).query.question == 2
     both = strategy.tell(strategy.tell(state, answer_of(plan, "a")), answer_of(plan, "b"))
     assert strategy.ask(strategy.close(both, ["a", "b"])).arrays["coefficients"].any()
+
+
+def test_run_whose_questions_are_all_lost_fails_and_says_what_to_do() -> None:
+    strategy = find_algorithm("ridge", TASK, None, Privacy.of(3.0, 1e-5, 1, 2))
+    state = strategy.init(TASK, 1)
+    assert failure_of(strategy, state) == ""
+    alone = strategy.close(strategy.tell(state, answer_of(strategy.ask(state), "a")), ["a", "b"])
+    assert failure_of(strategy, alone).startswith("--epsilon: expected answers of 2 trainers or more to a question")
+    assert failure_of(strategy, load(dump(alone), type(alone)))  # also after a restart
+    assert strategy.evaluation(alone) is None
+    few = find_algorithm("newton", TASK, {"steps": 2}, Privacy.of(3.0, 1e-5, 2, 2))
+    after = few.close(few.init(TASK, 1), ["a", "b"])
+    assert failure_of(few, after) == "", "one question is left"
+    assert failure_of(few, few.close(after, ["a", "b"]))
+
+
+def test_report_warns_of_a_delta_of_one_in_the_number_of_rows() -> None:
+    text = simulated(delta=1 / ROWS).report.privacy
+    assert text.endswith("delta 0.00333333: expected less than one in 300 rows, choose a smaller --delta")
 
 
 def test_answer_far_beyond_its_noise_is_rejected() -> None:

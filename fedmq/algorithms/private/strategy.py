@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from fedmq.algorithms.additive import Additive, RoundSum
-from fedmq.algorithms.base import Evaluation, Plan, Total, check_down, is_prepared
+from fedmq.algorithms.base import Evaluation, Plan, Total, check_down, failure_of, is_prepared
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.algorithms.evaluation.private_query import FRACTION_BITS, PrivateFigures, PrivateFitted
 from fedmq.algorithms.findings import Findings
@@ -126,6 +126,16 @@ class _Stages:
     def finished(self, state: Any) -> bool:
         return state.evaluation is not None
 
+    def failure(self, state: Any) -> str:
+        """Return why the run has no model: all questions are lost. A question is asked once, so none is asked again."""
+        if not state.lost or min(state.asked, state.lost) < self.privacy.questions:
+            return ""
+        return (
+            f"--epsilon: expected answers of {self.privacy.trainers} trainers or more to a question, got fewer to all "
+            f"{self.privacy.questions}, and each is asked once: start a new run, which spends privacy anew, with a "
+            "lower --quorum or --min-trainers"
+        )
+
     def findings(self, state: Any) -> Findings:
         name = "noise of accuracy" if num_classes(state.task) else "noise of squared error"
         return Findings(figures={"questions": state.asked, "lost questions": state.lost, name: state.noise})
@@ -164,6 +174,10 @@ class Private(Additive):
         if not is_prepared(plan.query, state.task):
             return plan
         return replace(plan, arrays={**plan.arrays, **preparation_arrays(preparation_of(state.task))})
+
+    def failure(self, state: Any) -> str:
+        """See `fedmq.algorithms.base.failure_of`."""
+        return failure_of(self.algorithm, state.inner)
 
     def _opened(self, state: Any) -> Any:
         empty = RoundSum.empty(self.name, self.algorithm.ask(state.inner), state.task)
