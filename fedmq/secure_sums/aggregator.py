@@ -346,8 +346,9 @@ class SumAggregator:
                 values += np.frombuffer(self._inputs[dealer].values, "<u8")
                 values -= masks.mask(secret, len(values))
                 continue
+            mask_secret = ciphers.secret_key(secret)
             for survivor in survivors:
-                agreed = ciphers.agree(secret, self._cohort.members[survivor].mask_key)
+                agreed = ciphers.agree(mask_secret, self._cohort.members[survivor].mask_key)
                 masks.remove_pair(values, masks.pair_seed(agreed, self.sum_id, survivor, dealer), survivor, dealer)
         names = tuple(self._name(one) for one in survivors)
         total = OpenedTotal(self.sum_id, self._opened.question, names, values.astype("<u8", copy=False).tobytes())

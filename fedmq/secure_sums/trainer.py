@@ -43,7 +43,7 @@ from fedmq.secure_sums.messages import (
 from fedmq.secure_sums.policy import SumPolicy
 from fedmq.secure_sums.shamir import SHARE_BYTES
 from fedmq.security import ciphers
-from fedmq.security.keys import Identity, transport_public
+from fedmq.security.keys import Identity
 
 
 class Output(NamedTuple):
@@ -67,6 +67,7 @@ class SumTrainer:
         self.sum_id, self.order = name.id, name.order
         self._identity, self._policy, self._ledger, self._draw = identity, policy, ledger, draw
         self._share_secret, self._mask_secret, self._self_mask = (draw(ciphers.KEY_BYTES) for _ in range(3))
+        self._secret_keys = [ciphers.secret_key(one) for one in (self._share_secret, self._mask_secret)]
         self._keys = self._advertised()
         self._cohort: Cohort | None = None
         self._place = 0
@@ -99,7 +100,7 @@ class SumTrainer:
             return self._dealt
         place = self._place_in(cohort)
         self._policy.check(cohort)
-        self._check_members(cohort)
+        self._check_members(cohort, place)
         agreed, seeds = self._agree(cohort, place)
         size = len(cohort.members)
         of_mask = shamir.deal(self._mask_secret, cohort.threshold, size, self._draw)
@@ -173,22 +174,24 @@ class SumTrainer:
         for secrets in (self._shares, self._agreed, self._seeds):
             secrets.clear()
         self._share_secret = self._mask_secret = self._self_mask = b""
+        self._secret_keys.clear()
         return Output(self._ledger.record(msgspec.structs.replace(entry, shares=shares)), shares)
 
     def _advertised(self) -> Keys:
-        share_key, mask_key = transport_public(self._share_secret), transport_public(self._mask_secret)
+        share_key, mask_key = (one.public_key().public_bytes_raw() for one in self._secret_keys)
         signature = self._identity.sign(keys_text(self.sum_id, share_key, mask_key))
         return Keys(self.sum_id, share_key, mask_key, signature)
 
     def _agree(self, cohort: Cohort, place: int) -> tuple[dict[int, bytes], dict[int, bytes]]:
         """Return what this trainer has in common with each other member: the agreement, and the seed of the mask."""
         agreed, seeds = {}, {}
+        share_secret, mask_secret = self._secret_keys
         for index, member in enumerate(cohort.members):
             if index == place:
                 continue
             try:
-                agreed[index] = ciphers.agree(self._share_secret, member.share_key)
-                common = ciphers.agree(self._mask_secret, member.mask_key)
+                agreed[index] = ciphers.agree(share_secret, member.share_key)
+                common = ciphers.agree(mask_secret, member.mask_key)
             except ValueError:
                 raise Rejected(
                     "values", f"expected X25519 keys, got one of low order of {member.identity.name}"
@@ -206,12 +209,12 @@ class SumTrainer:
             raise Rejected("uninvited", "expected a cohort with this trainer's keys of this sum, got one without")
         return cohort.members.index(own)
 
-    def _check_members(self, cohort: Cohort) -> None:
-        """Check names, keys and signatures."""
+    def _check_members(self, cohort: Cohort, place: int) -> None:
+        """Check names, keys and signatures; this trainer's own is that which it made."""
         members = cohort.members
         if keys_are_shared(members) or len({one.identity.name for one in members}) < len(members):
             raise Rejected("duplicate", "expected members with names and keys of their own, got one twice")
-        for one in members:
+        for one in (*members[:place], *members[place + 1 :]):
             if not one.identity.verifies(one.signature, keys_text(self.sum_id, one.share_key, one.mask_key)):
                 raise Rejected("signature", f"expected keys that {one.identity.name} has signed for this sum")
 
@@ -235,13 +238,15 @@ class SumTrainer:
     def _check_signatures(
         self, cohort: Cohort, opening: Opening, request: SignedSurvivors, survivors: tuple[int, ...]
     ) -> None:
+        """Check that at least t survivors have signed the list, and the signatures of t, its own among them."""
         signers = masks.from_bitmap(request.signers, len(cohort.members))
         if signers is None or not set(signers) <= set(survivors) or len(signers) != len(request.signatures):
             raise Rejected("signature", "expected a signature of each signer, all of them survivors")
         if len(signers) < cohort.threshold:
             raise Rejected("signature", f"expected at least {cohort.threshold} signatures, got {len(signers)}")
         text = list_text(cohort, opening, request.survivors)
-        for signer, signature in zip(signers, request.signatures, strict=True):
+        others = [one for one in zip(signers, request.signatures, strict=True) if one[0] != self._place]
+        for signer, signature in others[: cohort.threshold - (self._place in signers)]:
             identity = cohort.members[signer].identity
             if not identity.verifies(signature, text):
                 raise Rejected("signature", f"expected the list of survivors signed by {identity.name}")

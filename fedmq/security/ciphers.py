@@ -16,24 +16,33 @@ KEY_BYTES = 32
 TAG_BYTES = 16  # that encryption adds
 _BLOCK = bytes(16)  # counter and nonce: each key has one use
 _NONCE = bytes(12)
+_P = 2**255 - 19
+_COORDINATE = 2**255 - 1  # X25519 ignores the highest bit
+_EIGHTH = 325606250916557431795983626356110631294008115727848805560023387167927233504
+_LOW_ORDER = frozenset(  # https://cr.yp.to/ecdh.html: of order 1, 2, 4, 8 and 8, on the curve or its twist
+    (0, 1, _P - 1, _EIGHTH, 39382357235489614581723060781553021112529911719440698176882885853963445705823)
+)
+
+SecretKey = X25519PrivateKey
 
 
-def agree(secret: bytes, public: bytes) -> bytes:
+def secret_key(secret: bytes) -> SecretKey:
+    """Return the secret key for any number of agreements: to make it costs as much as one of them."""
+    return X25519PrivateKey.from_private_bytes(secret)
+
+
+def agree(secret: SecretKey, public: bytes) -> bytes:
     """Return what both sides compute from their own secret key and the other's public key, 32 bytes.
 
     Raises:
         ValueError: the public key is of low order, so that the result would be no secret.
     """
-    return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
+    return secret.exchange(X25519PublicKey.from_public_bytes(public))
 
 
 def is_sound(public: bytes) -> bool:
     """Return whether others can agree with this public key: with one of low order, no secret key can."""
-    try:
-        agree(bytes(KEY_BYTES), public)
-    except ValueError:
-        return False
-    return True
+    return (int.from_bytes(public, "little") & _COORDINATE) % _P not in _LOW_ORDER
 
 
 def derive(agreed: bytes, purpose: bytes) -> bytes:

@@ -150,7 +150,7 @@ class Adversary:
                     continue
                 known, public = (place, other) if place in mask_secrets else (other, place)
                 if known in mask_secrets:
-                    agreed = ciphers.agree(mask_secrets[known], cohort.members[public].mask_key)
+                    agreed = ciphers.agree(ciphers.secret_key(mask_secrets[known]), cohort.members[public].mask_key)
                     masks.remove_pair(value, masks.pair_seed(agreed, cohort.sum, place, other), place, other)
                 else:
                     pair = f"{min(place, other)} {max(place, other)}"
@@ -197,7 +197,7 @@ class Adversary:
         for holder, member in enumerate(cohort.members):
             secrets = self._colluders.get(member.mask_key)
             if secrets is not None and holder != dealer:
-                agreed = ciphers.agree(secrets.share_secret, cohort.members[dealer].share_key)
+                agreed = ciphers.agree(ciphers.secret_key(secrets.share_secret), cohort.members[dealer].share_key)
                 key = masks.share_key(agreed, cohort.sum, dealer, holder)
                 pair = ciphers.decrypt(key, dealt.shares[holder - (holder > dealer)], cohort.digest)
                 assert pair is not None

@@ -77,10 +77,23 @@ def test_key_agreement_is_that_of_rfc_7748() -> None:
     bob = bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb")
     common = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"
     assert transport_public(alice).hex() == "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
-    assert ciphers.agree(alice, transport_public(bob)).hex() == common
-    assert ciphers.agree(bob, transport_public(alice)).hex() == common
-    with pytest.raises(ValueError, match="shared key"):
-        ciphers.agree(alice, bytes(32))
+    assert ciphers.agree(ciphers.secret_key(alice), transport_public(bob)).hex() == common
+    assert ciphers.agree(ciphers.secret_key(bob), transport_public(alice)).hex() == common
+
+
+def test_keys_of_low_order_are_those_that_no_secret_agrees_with() -> None:
+    secret = ciphers.secret_key(b"s" * 32)
+    low = sorted(ciphers._LOW_ORDER)
+    for coordinate in (*low, *(one + ciphers._P for one in low if one + ciphers._P < 2**255)):
+        for highest_bit in (0, 2**255):
+            public = (coordinate + highest_bit).to_bytes(32, "little")
+            assert not ciphers.is_sound(public)
+            with pytest.raises(ValueError, match="shared key"):
+                ciphers.agree(secret, public)
+        for near in (coordinate - 1, coordinate + 1):
+            if near % ciphers._P not in low:
+                assert ciphers.is_sound((near % ciphers._P).to_bytes(32, "little"))
+                assert len(ciphers.agree(secret, (near % ciphers._P).to_bytes(32, "little"))) == 32
 
 
 def test_key_stream_is_that_of_rfc_8439() -> None:

@@ -295,10 +295,10 @@ def test_trainer_reveals_shares_only_for_the_list_it_signed_with_enough_signatur
         (signed_list(one, opening, 0b0111, 0b0011), "at least 3 signatures"),
         (signed_list(one, opening, 0b0111, 0b1011), "all of them survivors"),
         (signed_list(one, opening, 0b1111, 0b1111), "this trainer has signed"),
-        (msgspec.structs.replace(full, signatures=full.signatures[::-1]), "signed by t00"),
+        (msgspec.structs.replace(full, signatures=full.signatures[::-1]), "signed by t0"),
         (msgspec.structs.replace(full, signatures=full.signatures[:2]), "of each signer"),
-        (signed_list(one, msgspec.structs.replace(opening, question=OTHER_QUESTION), 0b0111, 0b0111), "signed by t00"),
-        (signed_list(one, msgspec.structs.replace(opening, dealers=b"\x07"), 0b0111, 0b0111), "signed by t00"),
+        (signed_list(one, msgspec.structs.replace(opening, question=OTHER_QUESTION), 0b0111, 0b0111), "signed by t0"),
+        (signed_list(one, msgspec.structs.replace(opening, dealers=b"\x07"), 0b0111, 0b0111), "signed by t0"),
     ]
     for request, text in wrong:
         with pytest.raises(Rejected, match=text):
@@ -314,6 +314,20 @@ def test_trainer_reveals_shares_only_for_the_list_it_signed_with_enough_signatur
         value for key, value in vars(trainer).items() if key.endswith(("_secret", "_self_mask")) or key == "_shares"
     ]
     assert not any(secrets)
+
+
+def test_trainer_verifies_no_more_signatures_of_a_list_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, trainer, opening = collected()
+    trainer.sign(Survivors(one.sum_id, b"\x0f"))
+    verified: list[str] = []
+
+    def verifies(identity: PublicIdentity, signature: bytes, signed: bytes) -> bool:
+        verified.append(identity.name)
+        return True
+
+    monkeypatch.setattr(PublicIdentity, "verifies", verifies)
+    trainer.reveal(signed_list(one, opening, 0b1111, 0b1111))
+    assert verified == ["t01", "t02"], "with its own there are three, the threshold"
 
 
 def test_spent_question_is_refused_in_every_other_sum() -> None:
