@@ -44,6 +44,7 @@ from fedmq.secure_sums.messages import (
     OpenedTotal,
     QuestionSpent,
     RevealedShares,
+    SharesRefused,
     parts_from_bytes,
     parts_to_bytes,
 )
@@ -91,6 +92,7 @@ class SecureRounds(Rounds):
         self._steps = AdaptiveDeadline(None, ())
         self._again_at, self._again_s = 0.0, AGAIN_S
         self._abandoned = 0  # sums of the open round
+        self._left_out: set[str] = set()  # dealers of shares that others could not decrypt
         super().__init__(config, term, asking_once(strategy), state, roster, **others)
         if (least := config.limits.min_trainers) < SECURE_TRAINERS_MIN:
             raise BadConfiguration(f"secure: expected min_trainers of at least {SECURE_TRAINERS_MIN}, got {least}")
@@ -166,7 +168,7 @@ class SecureRounds(Rounds):
                 continue
             of_next = self._sums.upcoming is not None and part.sum == self._sums.upcoming.machine.sum_id
             lost = isinstance(part, Keys) and isinstance(packet.message, SumReply) and of_next
-            if lost or isinstance(part, QuestionSpent):
+            if lost or isinstance(part, QuestionSpent | SharesRefused):
                 self._participants.exclude(name)
             if isinstance(part, ListSignature | RevealedShares):
                 self._steps.add(self._now - self._stepped_at)
@@ -199,7 +201,9 @@ class SecureRounds(Rounds):
         assert self._question is not None
         if self._question in self._spent:
             self._close_spent(self._question)
-        elif self._is_prepared(set(eligible)):
+        elif len(present := set(eligible) - self._left_out) < self.config.limits.min_trainers:
+            self._publisher.waiting(len(present), self.config.limits.min_trainers)
+        elif self._is_prepared(present):
             self._prepare_s = PREPARE_S
             current = self._sums.open(self._question, self._length)
             dealers = current.machine.dealers
@@ -264,7 +268,7 @@ class SecureRounds(Rounds):
         else:
             self._why = "complete"
         if not self._failed():
-            upcoming, eligible = self._sums.upcoming, set(self.roster.eligible(self.round + 1))
+            upcoming, eligible = self._sums.upcoming, set(self.roster.eligible(self.round + 1)) - self._left_out
             if upcoming is not None and upcoming.machine.phase is SumPhase.ADVERTISING:
                 present = upcoming.machine.advertised & eligible
                 if len(present) >= self.config.limits.min_trainers:
@@ -365,6 +369,7 @@ class SecureRounds(Rounds):
             return False
         self._publisher.report(events.SumAbandoned(round=self.round, why=machine.why))
         self._abandoned += 1
+        self._left_out |= machine.bad_dealers
         self._end_sum()
         self._participants = Participants()
         self._deadline = None

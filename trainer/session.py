@@ -80,8 +80,9 @@ from fedmq.secure_sums import trainer as sums
 from fedmq.secure_sums.ledger import Entry
 from fedmq.secure_sums.messages import (
     Cohort,
+    MaskedInput,
     Opening,
-    QuestionSpent,
+    SharesRefused,
     SignedSurvivors,
     Survivors,
     parts_from_bytes,
@@ -655,11 +656,16 @@ class Session:
         if asked is None or delivery is None or delivery.result.question != asked.question:
             return
         with self._refusals(run, followed):
-            output = self.secure.answer(run, asked, delivery.result)
+            try:
+                output = self.secure.answer(run, asked, delivery.result)
+            except sums.DealerRefused as refused:
+                self._limited("shares", f"is not in a sum of run {run}: {refused}", run)
+                output = sums.Output(None, SharesRefused(asked.sum, refused.dealer))
             if output is None:
                 return
-            if isinstance(output.send, QuestionSpent):  # to an aggregator on an old copy of its store
+            if not isinstance(output.send, MaskedInput):  # the aggregator waits for this trainer no more
                 self._send_part(run, followed, output)
+                self._send_keys(run, followed, asked.number + 1)
                 return
             self._save_entry(run, output.save)
             delivery.attempt += 1

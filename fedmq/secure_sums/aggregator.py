@@ -6,13 +6,14 @@
     CONSISTENCY   ListSignature of the survivors          all, or the deadline: U4
     UNMASKING     RevealedShares of the signers           all, or the deadline: the total
     CLOSED        the total is known
-    ABANDONED     fewer than t were left, or the shares fit no secret
+    ABANDONED     fewer than t were left, or the shares fit no secret, also without any one of their holders
 
 The state is what its records say: `restore` replays them after a restart, and `requests` sends again what is open.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from typing import NamedTuple
@@ -39,6 +40,7 @@ from fedmq.secure_sums.messages import (
     QuestionSpent,
     Record,
     RevealedShares,
+    SharesRefused,
     SignedSurvivors,
     Survivors,
     keys_are_shared,
@@ -105,6 +107,7 @@ class SumAggregator:
         self._opened = Opened(self.sum_id, bytes(32), 0, b"")
         self._dealers: tuple[int, ...] = ()
         self._refused: set[int] = set()  # members that have sent QuestionSpent
+        self._complaints: dict[int, int] = {}  # by member: the dealer whose shares it cannot decrypt
         self._inputs: dict[int, MaskedInput] = {}
         self._survivors = b""
         self._signatures: dict[int, ListSignature] = {}
@@ -176,6 +179,14 @@ class SumAggregator:
         return self._signers if self.phase is SumPhase.UNMASKING else self._dealers
 
     @property
+    def bad_dealers(self) -> frozenset[str]:
+        """The dealers whose shares more members cannot decrypt than may lie."""
+        lying_max = len(self._cohort.members) - self._cohort.threshold
+        return frozenset(
+            self._name(dealer) for dealer, count in Counter(self._complaints.values()).items() if count > lying_max
+        )
+
+    @property
     def signed(self) -> frozenset[str]:
         """The survivors that have signed the list of survivors."""
         return frozenset(map(self._name, self._signatures))
@@ -225,8 +236,8 @@ class SumAggregator:
             case EncryptedShares() if self.phase is SumPhase.SHARING:
                 self._check_count(message.shares, len(self._cohort.members) - 1)
                 self._dealt.setdefault(place, message)
-            case QuestionSpent() if place in self._asked:
-                self._refused.add(place)
+            case QuestionSpent() | SharesRefused():
+                self._take_refusal(place, message)
             case MaskedInput() if self.phase is SumPhase.COLLECTING and place in self._dealers:
                 if len(message.values) != 8 * self._opened.length:
                     raise Rejected("shape", f"expected {self._opened.length} numbers, got {len(message.values)} bytes")
@@ -245,6 +256,13 @@ class SumAggregator:
             case _:
                 pass  # late, repeated, or of a member that does not survive
         return Output()
+
+    def _take_refusal(self, place: int, message: QuestionSpent | SharesRefused) -> None:
+        if isinstance(message, QuestionSpent):
+            if place in self._asked:
+                self._refused.add(place)
+        elif self.phase is SumPhase.COLLECTING and {place, message.dealer} <= set(self._dealers):
+            self._complaints.setdefault(place, message.dealer)
 
     def deadline(self) -> Output:
         """Go on without the missing members, or abandon the sum. While unmasking, ask again: trainers repeat shares."""
@@ -329,19 +347,25 @@ class SumAggregator:
 
     def _abandon(self, got: str) -> Output:
         why = f"expected at least {self._cohort.threshold} of {len(self._cohort.members)} members, got {got}"
+        for name in sorted(self.bad_dealers):
+            why += f"; the others cannot decrypt the shares of {name}, so the next sums are without it: ban {name}"
         return self._proceed((Saved("", Abandoned(self.sum_id, why)),))
 
     def _unmask(self) -> Output:
-        """Return the total, or abandon the sum if the shares of a dealer fit no secret."""
-        dealers, survivors = self._dealers, sorted(self._inputs)
+        """Return the total, or abandon the sum if the shares of a dealer fit no secret.
+
+        One holder may lie: it is found as the one without whose shares all others fit, if they are more than t still.
+        """
+        holders, survivors = frozenset(self._revealed), sorted(self._inputs)
+        secrets = self._secrets(holders)
+        if isinstance(secrets, str) and len(holders) > self._cohort.threshold + 1:
+            others = (self._secrets(holders - {one}) for one in sorted(holders))
+            secrets = next((found for found in others if not isinstance(found, str)), secrets)
+        if isinstance(secrets, str):
+            why = f"the shares of {secrets} fit no secret: it has dealt wrong ones, or a member that holds them lies"
+            return self._proceed((Saved("", Abandoned(self.sum_id, why)),))
         values = np.zeros(self._opened.length, np.uint64)
-        for position, dealer in enumerate(dealers):
-            shares = {holder: message.shares[position] for holder, message in self._revealed.items()}
-            secret = shamir.open_secret(shares, self._cohort.threshold)
-            key = self._cohort.members[dealer].mask_key
-            if secret is None or (dealer not in self._inputs and transport_public(secret) != key):
-                why = f"the shares of {self._name(dealer)} fit no secret"
-                return self._proceed((Saved("", Abandoned(self.sum_id, why)),))
+        for dealer, secret in secrets.items():
             if dealer in self._inputs:
                 values += np.frombuffer(self._inputs[dealer].values, "<u8")
                 values -= masks.mask(secret, len(values))
@@ -353,6 +377,18 @@ class SumAggregator:
         names = tuple(self._name(one) for one in survivors)
         total = OpenedTotal(self.sum_id, self._opened.question, names, values.astype("<u8", copy=False).tobytes())
         return self._proceed((Saved("", total),))
+
+    def _secrets(self, holders: frozenset[int]) -> dict[int, bytes] | str:
+        """Return the secret of each dealer from the shares of these members, or a dealer whose shares fit none."""
+        secrets = {}
+        for position, dealer in enumerate(self._dealers):
+            shares = {holder: self._revealed[holder].shares[position] for holder in holders}
+            secret = shamir.open_secret(shares, self._cohort.threshold)
+            key = self._cohort.members[dealer].mask_key
+            if secret is None or (dealer not in self._inputs and transport_public(secret) != key):
+                return self._name(dealer)
+            secrets[dealer] = secret
+        return secrets
 
     def _opening(self, place: int) -> Opening:
         """Return the question for one member, with the shares that the other dealers made for it."""

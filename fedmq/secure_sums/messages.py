@@ -1,6 +1,7 @@
 """The messages of one secure sum. The transport carries each as the bytes of an array frame.
 
-    trainer -> aggregator     Keys, EncryptedShares, MaskedInput or QuestionSpent, ListSignature, RevealedShares
+    trainer -> aggregator     Keys, EncryptedShares, ListSignature, RevealedShares;
+                              MaskedInput, QuestionSpent or SharesRefused
     aggregator -> all         Cohort, Survivors, SignedSurvivors
     aggregator -> one trainer Opening
 
@@ -99,6 +100,12 @@ class QuestionSpent(SumMessage, frozen=True, tag="spent"):
     """In place of a masked input or of shares: the trainer has helped to open this question, or has lost the shares."""
 
 
+class SharesRefused(SumMessage, frozen=True, tag="shares-refused"):
+    """In place of a masked input: the trainer cannot decrypt the shares of this dealer, so it is not in the sum."""
+
+    dealer: Annotated[int, Meta(ge=0, lt=MEMBERS_MAX)]
+
+
 class Survivors(SumMessage, frozen=True, tag="survivors"):
     """U3: the members whose masked inputs are in the total."""
 
@@ -147,7 +154,7 @@ class Abandoned(SumMessage, frozen=True, tag="abandoned"):
     why: str
 
 
-FromTrainer = Keys | EncryptedShares | MaskedInput | QuestionSpent | ListSignature | RevealedShares
+FromTrainer = Keys | EncryptedShares | MaskedInput | QuestionSpent | SharesRefused | ListSignature | RevealedShares
 FromAggregator = Cohort | Opening | Survivors | SignedSurvivors
 Record = Cohort | EncryptedShares | Opened | MaskedInput | Survivors | SignedSurvivors | OpenedTotal | Abandoned
 

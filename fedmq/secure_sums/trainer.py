@@ -53,6 +53,17 @@ class Output(NamedTuple):
     send: FromTrainer
 
 
+class DealerRefused(PolicyRefused):
+    """The shares of a dealer are not encrypted for this trainer: it cannot take part in their sum."""
+
+    def __init__(self, dealer: int, name: str) -> None:
+        super().__init__(
+            f"secure sum: expected shares that {name} has encrypted for this trainer and cohort, got others: "
+            f"if it repeats, ban {name}"
+        )
+        self.dealer = dealer
+
+
 class SumTrainer:
     """One trainer in one sum. Its secrets are made here and live as long as it does.
 
@@ -256,9 +267,5 @@ class SumTrainer:
         key = masks.share_key(self._agreed[dealer], self.sum_id, dealer, self._place)
         pair = ciphers.decrypt(key, encrypted, self._cohort.digest)
         if pair is None:
-            name = self._cohort.members[dealer].identity.name
-            raise PolicyRefused(
-                f"secure sum: expected shares that {name} has encrypted for this trainer and cohort, got others: "
-                f"ban {name}"
-            )
+            raise DealerRefused(dealer, self._cohort.members[dealer].identity.name)
         return pair

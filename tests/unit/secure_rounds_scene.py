@@ -42,6 +42,7 @@ from fedmq.secure_sums.messages import (
     Keys,
     Opening,
     QuestionSpent,
+    SharesRefused,
     SignedSurvivors,
     Survivors,
     parts_from_bytes,
@@ -49,7 +50,7 @@ from fedmq.secure_sums.messages import (
 )
 from fedmq.secure_sums.policy import SumPolicy
 from fedmq.secure_sums.question import answer_of, flat
-from fedmq.secure_sums.trainer import SumTrainer
+from fedmq.secure_sums.trainer import DealerRefused, SumTrainer
 from fedmq.security.signing import NoSigning
 from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Task
@@ -108,6 +109,11 @@ class Site:
     def _answer_or_refuse(self, message: Round | SumRequest) -> list[tuple[Message, dict[str, Any]]]:
         try:
             return self._answer()
+        except DealerRefused as refused:
+            assert self.opening is not None
+            number = self.packet.message.sum + 1  # type: ignore[union-attr, operator]
+            keys = self._keys(message.term, number)
+            return [self._reply(message, [SharesRefused(self.opening.sum, refused.dealer), keys])]
         except PolicyRefused:
             assert self.opening is not None
             return [self._reply(message, [QuestionSpent(self.opening.sum)])]

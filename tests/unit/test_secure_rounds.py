@@ -243,6 +243,29 @@ def test_run_that_can_only_repeat_a_spent_question_fails_with_a_way_out() -> Non
     assert [one.why for one in scene.closed()] == ["spent"]
 
 
+@pytest.mark.parametrize("victims", [1, 3])
+def test_dealer_of_shares_that_do_not_decrypt_ends_one_sum_at_most(victims: int) -> None:
+    scene = Scene(4, rounds_max=2)
+
+    def change(name: str, message: Any, arrays: dict[str, Any]) -> Any:
+        if name != "t00" or not isinstance(message, SumReply) or not carries(message, arrays, EncryptedShares):
+            return message, arrays
+        parts = parts_from_bytes(arrays[PARTS].tobytes())
+        for index, one in enumerate(parts):
+            if isinstance(one, EncryptedShares):
+                parts[index] = EncryptedShares(one.sum, (bytes(82),) * victims + one.shares[victims:])
+        return message, {PARTS: np.frombuffer(parts_to_bytes(parts), np.uint8)}
+
+    scene.change = change
+    scene.run()
+    whys = [one.why for one in scene.events if isinstance(one, events.SumAbandoned)]
+    assert [("ban t00" in why) for why in whys] == [True] * (victims == 3)
+    honest = ["t01", "t02", "t03"] if victims == 3 else ["t00", "t02", "t03"]
+    assert counted(scene) == {1: honest, 2: honest}
+    assert scene.now < scene.config.limits.leave_s
+    conforms(scene)
+
+
 def test_too_few_answers_abandon_the_sum_and_ask_the_same_in_the_next_one() -> None:
     scene = Scene(rounds_max=2)
     results = []

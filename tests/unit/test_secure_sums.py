@@ -424,11 +424,11 @@ def test_aggregator_checks_sizes() -> None:
         one.aggregator.receive("t00", MaskedInput(one.sum_id, bytes(48)))
 
 
-@pytest.mark.parametrize("absent", [(), ("t01",)])
-def test_wrong_shares_give_no_total(absent: tuple[str, ...]) -> None:
-    """Of a self-mask: noticed with more than t shares. Of a mask secret: always."""
-    one = Scene(4)
-    one.lost = missing(list(absent), MaskedInput)
+@pytest.mark.parametrize(("members", "absent"), [(4, []), (4, ["t01"]), (6, []), (9, ["t01"])])
+def test_wrong_share_gives_no_total_or_its_holder_is_found(members: int, absent: list[str]) -> None:
+    """Of a self-mask: noticed with more than t shares. Of a mask secret: always. The holder: with more than t + 1."""
+    one = Scene(members)
+    one.lost = missing(absent, MaskedInput)
     one.until(SumPhase.UNMASKING)
     while one.queue:
         name, message = one.queue.popleft()
@@ -438,8 +438,13 @@ def test_wrong_shares_give_no_total(absent: tuple[str, ...]) -> None:
             wrong = share[:16] + bytes([share[16] ^ 1]) + share[17:]
             reply = msgspec.structs.replace(reply, shares=(reply.shares[0], wrong, *reply.shares[2:]))
         one.take(one.aggregator.receive(name, reply))
+    if members > 4:
+        assert one.aggregator.total is not None
+        assert one.aggregator.total.values == one.plain([name for name in one.trainers if name not in absent])
+        return
     assert (one.aggregator.phase, one.aggregator.total) == (SumPhase.ABANDONED, None)
     assert "t01" in one.aggregator.why
+    assert "lies" in one.aggregator.why
 
 
 def test_every_message_decodes_to_itself_and_damaged_bytes_are_rejected() -> None:

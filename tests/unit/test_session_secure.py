@@ -29,6 +29,7 @@ from fedmq.secure_sums.messages import (
     Opening,
     QuestionSpent,
     RevealedShares,
+    SharesRefused,
     SumMessage,
     Survivors,
     parts_from_bytes,
@@ -375,7 +376,7 @@ def test_question_whose_sum_was_opened_is_refused() -> None:
     site = run.sites["t00"]
     site.asked(term=2, number=2)
     run.open(2, question(), lost=lambda name, message: True)
-    assert site.sent[-1] == QuestionSpent(run.sums[2].sum_id)
+    assert site.sent[-2] == QuestionSpent(run.sums[2].sum_id)
     assert not site.goodbyes
 
 
@@ -416,6 +417,21 @@ def test_noise_is_shared_by_the_honest_members_of_a_total(
     for site in run.sites.values():
         assert bool(of(Packet, site.sent)) is is_answered
         assert [one.reason for one in site.goodbyes] == [] if is_answered else ["policy"]
+
+
+def test_shares_that_do_not_decrypt_keep_a_site_out_of_their_sum_only() -> None:
+    run = Run(sites())
+    one, site = run.prepare(1), run.sites["t01"]
+    site.asked()
+    site.work()
+    one.open(question_of(question()), length_of(BOUNDS))
+    opening = one._opening(1)
+    wrong = structs.replace(opening, shares=(opening.shares[0], bytes(len(opening.shares[1]))))
+    refusal, keys = site.hear(run.request(), [wrong])
+    assert refusal == SharesRefused(one.sum_id, 2)
+    assert isinstance(keys, Keys), "for the next sum"
+    assert not site.goodbyes
+    assert len(run.prepare(2)._dealt) == 3
 
 
 def test_own_key_need_not_be_pinned() -> None:
