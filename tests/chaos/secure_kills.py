@@ -2,11 +2,12 @@
 
     python tests/chaos/secure_kills.py [--trainers 4] [--kills 30] [--rounds 5] [--seed 1]
 
-At a random moment after a round closes, some of the broker, the aggregator and the trainers are killed and restarted;
-every tenth time all trainers, so that no service has the secrets of a sum that is being opened: its question is spent.
-After the kills, some more rounds close. A restarted trainer has no secrets of the open sum, so a total may lack its
-answer. The plain answers of the trainers that it names must have the same total, and give the same model, bit for bit.
-Exit code 1 if they do not, or if a ledger has a question that was answered again after it was opened.
+The aggregator stops itself while a sum is open, in a drawn phase (see `stopping`). Then some of the broker, the
+aggregator and the trainers are killed and restarted; every tenth time all trainers, so that no service has the secrets
+of a sum that is being opened: its question is spent. After the kills, some more rounds close. A restarted trainer has
+no secrets of the open sum, so a total may lack its answer. The plain answers of the trainers that it names must have
+the same total, and give the same model, bit for bit. Exit code 1 if they do not, or if a ledger has a question that was
+answered again after it was opened.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import hashlib
 import json
 import os
 import random
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from kills import events_of
+from stopping import PHASES
 
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.algorithms.staged import asking_once
@@ -55,6 +59,7 @@ def rows(part, parts):
 """
 NAMES = ("alice", "bob", "carol", "dave", "erin")
 RUN = "secure"
+STOPPING = Path(__file__).with_name("stopping.py")
 WAIT_S = 240.0  # a sum that too few trainers can open is given up after two minutes
 
 
@@ -64,8 +69,9 @@ class Federation:
     def __init__(self, processes: Processes, folder: Path, trainers: tuple[str, ...], seed: int) -> None:
         self.processes, self.folder, self.run = processes, folder, folder / "run"
         self.trainers, self.task = trainers, str(folder / "task.py")
-        self.killed = Counter[str]()
-        self.opening = 0  # kills of the aggregator while a sum was opened
+        self.seed, self.lives = seed, 0  # of the aggregator
+        self.killed = Counter[tuple[str, str]]()  # by phase and service
+        self.saved = 0  # kills of the aggregator with the sum to open in its store
         port, keys = free_port(), str(folder / "keys")
         Path(self.task).write_text(TASK, encoding="utf-8")
         self._make_keys(f"tcp://127.0.0.1:{port}")
@@ -99,7 +105,20 @@ class Federation:
 
     def start(self, *names: str) -> None:
         for name in names:
-            self.processes.start(name, *self.commands[name])
+            if name == "aggregator":
+                self.processes.running[name] = self._stopping()
+            else:
+                self.processes.start(name, *self.commands[name])
+
+    def _stopping(self) -> subprocess.Popen[bytes]:
+        """Start an aggregator that stops while a sum is open."""
+        self.lives += 1
+        command = [sys.executable, "-P", str(STOPPING), f"{self.seed}/{self.lives}", str(self.status)]
+        return subprocess.Popen([*command, *self.commands["aggregator"]], stdin=subprocess.DEVNULL)
+
+    @property
+    def status(self) -> Path:
+        return self.folder / "phase"
 
     def kill(self, *names: str) -> None:
         for name in names:
@@ -107,29 +126,32 @@ class Federation:
         for name in names:
             self.processes.running[name].wait()
 
-    def until_closed(self, rounds: int) -> None:
-        give_up_at = time.monotonic() + WAIT_S
-        while self.closed < rounds:
-            if time.monotonic() > give_up_at or self.processes.running["aggregator"].poll() is not None:
-                raise SystemExit(f"round {rounds} was not closed within {WAIT_S:g} s, or the aggregator has ended")
+    def until_stopped(self) -> str:
+        """Wait until the aggregator has stopped itself, and return the phase of its round."""
+        aggregator, give_up_at = self.processes.running["aggregator"], time.monotonic() + WAIT_S
+        while os.waitid(os.P_PID, aggregator.pid, os.WSTOPPED | os.WNOHANG) is None:
+            if time.monotonic() > give_up_at or aggregator.poll() is not None:
+                raise SystemExit(f"no sum was open within {WAIT_S:g} s, or the aggregator has ended")
             time.sleep(0.002)
+        return self.status.read_text()
 
     def disturb(self, kills: int, draws: random.Random) -> None:
-        """Kill this number of times; before each kill, a round closes."""
+        """Kill this number of times, each time while a sum is open."""
         self.start(*self.commands)
         for number in range(1, kills + 1):
-            self.until_closed(self.closed + 1)
-            time.sleep(draws.uniform(0.0, 0.05))
+            phase = self.until_stopped()
+            time.sleep(draws.uniform(0.0, 0.05))  # in which the others receive what was sent
             one = draws.choice(self.trainers)
             kinds = [("aggregator",), (one,), ("broker",), ("aggregator", one), ("aggregator", "broker")]
             victims = draws.choice(kinds) if number % 10 else self.trainers
             self.kill(*victims)
-            self.killed.update(victims)
+            self.killed.update((phase, name if name in ("aggregator", "broker") else "trainer") for name in victims)
             if "aggregator" in victims:
                 with Store(self.run / "store.sqlite3") as store:
-                    self.opening += store.open_sum is not None
+                    self.saved += store.open_sum is not None
+            else:
+                self.processes.running["aggregator"].send_signal(signal.SIGCONT)
             self.start(*victims)
-        self.until_closed(self.closed + 1)
 
     def end(self, rounds: int) -> None:
         """Continue for `rounds` rounds: only the last aggregator has an end, so that no kill comes too late."""
@@ -206,8 +228,12 @@ def judge(federation: Federation, seed: int) -> int:
     if model != (again := replay_run(federation.run).model_sha256):
         wrong.append(f"the model is {model}, that of a replay {again}")
     abandoned = len(events_of(federation.run, "sum-abandoned"))
-    print(f"killed              {', '.join(f'{name} {times}' for name, times in sorted(federation.killed.items()))}")
-    print(f"while sums opened   {federation.opening} kills of the aggregator")
+    for phase in PHASES:
+        of_phase = ", ".join(
+            f"{name} {federation.killed[phase.value, name]}" for name in ("aggregator", "trainer", "broker")
+        )
+        print(f"killed, {phase.value:12}{of_phase}")
+    print(f"with a saved sum    {federation.saved} kills of the aggregator")
     print(f"rounds              {', '.join(f'{times} with {size} answers' for size, times in sorted(sizes.items()))}")
     print(
         f"sums abandoned      {abandoned}, {len(events_of(federation.run, 'sum-abandoned', spent=True))} of them spent"
