@@ -126,6 +126,15 @@ def test_epsilon_is_that_of_another_accountant(multiplier: float, answers: int, 
     assert epsilon_of(answers / (2 * multiplier**2), 1e-5) == pytest.approx(epsilon, rel=1e-3)
 
 
+def test_reference_is_what_the_other_accountant_computes() -> None:
+    """Skipped without the package: `pip install dp-accounting==0.6.0`."""
+    dp_accounting = pytest.importorskip("dp_accounting")
+    for multiplier, answers, epsilon in REFERENCE:
+        accountant = dp_accounting.rdp.RdpAccountant()
+        accountant.compose(dp_accounting.GaussianDpEvent(multiplier), answers)
+        assert accountant.get_epsilon(1e-5) == pytest.approx(epsilon, rel=1e-12)
+
+
 def test_rho_for_an_epsilon_has_that_epsilon_and_no_more() -> None:
     for epsilon in (1e-3, 0.5, 3.0, 50.0):
         rho = rho_for(epsilon, 1e-6)
