@@ -1,5 +1,6 @@
 """Private runs from end to end in a simulation, and the budget of a site."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fedmq.algorithms.base import Plan, Update, encode_query, failure_of
 from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.private.query import Noise
 from fedmq.algorithms.registry import find_algorithm, private_algorithm
-from fedmq.errors import BadConfiguration, PolicyRefused, Rejected
+from fedmq.errors import BadConfiguration, PolicyRefused, Rejected, RunFailed
 from fedmq.models.networks import MLP
 from fedmq.observe.regression_text import regression_remarks
 from fedmq.protocol.codec import Packet
@@ -144,6 +145,15 @@ def test_run_whose_questions_are_all_lost_fails_and_says_what_to_do() -> None:
     after = few.close(few.init(TASK, 1), ["a", "b"])
     assert failure_of(few, after) == "", "one question is left"
     assert failure_of(few, few.close(after, ["a", "b"]))
+
+
+def test_private_run_that_a_trainer_declines_fails_without_a_model(tmp_path: Path) -> None:
+    labels = text(["other"] * ROWS)
+    unfit = replace(table(2), columns={**table(2).columns, "y": labels})
+    with pytest.raises(RunFailed, match="expected answers of 3 trainers or more to a question, got fewer to all 1"):
+        fedmq.simulate(TASK, [table(), table(1), unfit], algorithm="ridge", epsilon=8.0, out=tmp_path, progress=False)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["why"], report["rounds"], report["model"]) == ("failed", 1, None)
 
 
 def test_report_warns_of_a_delta_of_one_in_the_number_of_rows() -> None:
