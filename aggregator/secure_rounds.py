@@ -52,7 +52,10 @@ from fedmq.secure_sums.question import answer_of, length_of, question_of, unflat
 
 # For the keys or the shares of trainers that are present: then the sum goes on without the others. Too few double it.
 PREPARE_S, PREPARE_MAX_S = 5.0, 600.0
-AGAIN_S, AGAIN_MAX_S = 0.5, 8.0  # between requests to a trainer that has not answered
+# Until a trainer is asked again that has not answered: at first more for each trainer, and this part of the deadline
+# that its step would have, so that nothing is repeated which is on its way.
+AGAIN_S, AGAIN_MAX_S = 0.5, 8.0
+AGAIN_EACH_S, AGAIN_PART = 0.02, 0.25
 TOTALS_MAX = 8  # that are kept in memory for a question that is asked again
 REPEATED_MAX = 3  # rounds in a row; an algorithm may repeat one question about each of its stages
 ABANDONED_MAX = 5  # doublings of a deadline that too few trainers meet
@@ -144,6 +147,7 @@ class SecureRounds(Rounds):
         if name in current.machine.answered and name not in self._results and self.phase is Phase.COLLECTING:
             self._results[name] = message, self._answered(name)
             self._publisher.progressed(self._now)
+            self._steps.add(self._now - self._stepped_at)
             self._rows[name] = message.num_examples
 
     def _check_size(self, message: Result) -> None:
@@ -210,6 +214,8 @@ class SecureRounds(Rounds):
             self._participants = Participants()
             self._participants.add(dealers, self.roster.awaited(dealers))
             self._publish()
+            self._stepped_at = self._now
+            self._steps.begin(Phase.COLLECTING.value)
             self._send_all()
 
     @property
@@ -360,7 +366,7 @@ class SecureRounds(Rounds):
     def _close(self, why: events.Why, members: tuple[str, ...] | None = None) -> None:
         self._repeated, self._abandoned, self._question = 0, 0, None
         super()._close(why, members)
-        self._wait_for_keys()
+        self._prepare()
 
     def _failed(self) -> bool:
         """Return whether the current sum was abandoned before a share was revealed; then its round opens again."""
@@ -374,12 +380,12 @@ class SecureRounds(Rounds):
         self._participants = Participants()
         self._deadline = None
         self.phase = Phase.WAITING
-        self._wait_for_keys()
+        self._prepare()
         return True
 
-    def _wait_for_keys(self) -> None:
-        """Ask for keys that are missing, unless the shares of the next sum are on their way."""
-        if self._sums.upcoming is not None and self._sums.upcoming.machine.phase is SumPhase.ADVERTISING:
+    def _prepare(self) -> None:
+        """Wait for keys or shares of the next sum that have not come with those of the last one, and ask for them."""
+        if self._sums.upcoming is not None:
             self._prepare_by = self._now + self._prepare_s
             self._again_at = self._now
 
@@ -446,7 +452,8 @@ class SecureRounds(Rounds):
             self._outbox.send_sums(topics.SUMS + self.config.run, parts_to_bytes(messages))
         for name, opening in self._sums.openings():
             self._outbox.send_sums(topics.inbox_of(name), parts_to_bytes([opening]))
-        self._again_s = AGAIN_S
+        usual_s = AGAIN_PART * self._steps.deadline_s if self._steps.is_known else 0.0
+        self._again_s = min(AGAIN_MAX_S, max(AGAIN_S + AGAIN_EACH_S * len(self.roster), usual_s))
         self._again_at = self._now + self._again_s
 
     def _ask_again(self) -> None:

@@ -13,7 +13,7 @@ from fedmq.errors import Rejected
 from fedmq.runs.records import OpenSum
 from fedmq.secure_sums.aggregator import Output, Saved, SumAggregator, SumPhase, saved_from_bytes, saved_to_bytes
 from fedmq.secure_sums.masks import SumName
-from fedmq.secure_sums.messages import EncryptedShares, FromAggregator, FromTrainer, Keys, Opening
+from fedmq.secure_sums.messages import Cohort, EncryptedShares, FromAggregator, FromTrainer, Keys, Opening
 from fedmq.security.keys import PublicIdentity
 
 
@@ -117,12 +117,17 @@ class Sums:
         messages: dict[str, list[FromAggregator]] = {name: [] for name in eligible}
         for one in (self.current, self.upcoming):
             for name, message in () if one is None else one.machine.requests().send:
-                if name in messages:
+                if name in messages and not (isinstance(message, Cohort) and self._shares_follow(name)):
                     messages[name].append(message)
         for name, of_trainer in messages.items():
             advertise = self._number if self._lacks_keys(name) else 0
             if advertise or of_trainer:
                 yield Request(name, advertise, of_trainer)
+
+    def _shares_follow(self, name: str) -> bool:
+        """Return whether a trainer has signed a list: it sends shares for the next sum with those that it reveals."""
+        current = None if self.current is None else self.current.machine
+        return current is not None and current.phase is SumPhase.CONSISTENCY and name in current.signed
 
     def _lacks_keys(self, name: str) -> bool:
         """Return whether a trainer has not sent keys for the upcoming sum. A dealer sends them with its answer."""

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from fedmq.protocol.messages import Round
+from fedmq.secure_sums.messages import Cohort
 from fedmq.trainer.decline import Decline
 from fedmq.trainer.machine import PendingResult
 from fedmq.trainer.publications import Chain
@@ -39,6 +40,7 @@ class FollowedRun:
     uninvited: bool = False  # that round asks other trainers
     sum: int = 0  # number of the newest secure sum of that round,
     asked: AskedSum | None = None  # and what it asks of this trainer
+    cohort: Cohort | None = None  # of the next sum: its shares go up with those that the open one reveals
     index: int | None = None  # on the roster; None: OFFERED
     hello_at: float = 0.0  # earliest time of the next Hello
     spread_s: float = 0.0  # over which returning trainers spread their messages

@@ -279,9 +279,9 @@ def masked_arrays(answer: SumMessage, keys: Keys | None) -> dict[str, Array]:
     return masked if keys is None else {**masked, **parts_of(keys)}
 
 
-def parts_of(message: SumMessage) -> dict[str, Array]:
-    """Return the arrays of a SumReply with one message."""
-    return {PARTS: np.frombuffer(parts_to_bytes([message]), np.uint8)}
+def parts_of(*messages: SumMessage) -> dict[str, Array]:
+    """Return the arrays of a SumReply with these messages."""
+    return {PARTS: np.frombuffer(parts_to_bytes(messages), np.uint8)}
 
 
 def _in_units(result: PendingResult, asked: AskedSum) -> Mapping[str, Array]:

@@ -28,7 +28,8 @@ before it is sent. Only the newest pending result of a run is sent, so at most o
 
 In a run with secure sums (decision 37), a round names its sum. The result is pending as usual, but only its masked form
 is sent, once the aggregator has opened the sum, and again when it repeats that. Keys for the next sum go with it.
-Signatures, shares and the cohort of the next sum are answered as they come, the cohort after what is urgent.
+Signatures and shares are sent at once. Shares for the cohort of the next sum are made after the signature, and leave
+with those that the open sum reveals; at once if this trainer has signed nothing, or is asked again.
 
 A trainer follows `RUNS_MAX` runs. Another run replaces the one with the oldest message, provided that one is silent;
 until then it is ignored. The run that is worked on is never replaced, and a run with a pending result only after a
@@ -80,6 +81,7 @@ from fedmq.secure_sums import trainer as sums
 from fedmq.secure_sums.ledger import Entry
 from fedmq.secure_sums.messages import (
     Cohort,
+    EncryptedShares,
     MaskedInput,
     Opening,
     SharesRefused,
@@ -581,7 +583,7 @@ class Session:
 
         Keys go with the answer, or at once without one.
         """
-        run, followed.sum = message.run, number
+        run, followed.sum, followed.cohort = message.run, number, None
         if followed.declined is not None:
             return
         if refusal := self.secure.refusal(run):
@@ -623,11 +625,23 @@ class Session:
                     self.secure.open(run, part)
                     self._send_masked(run, followed)
                 case Survivors() | SignedSurvivors():
-                    with self._refusals(run, followed):
-                        if (output := self.secure.reply(run, part)) is not None:
-                            self._send_part(run, followed, output)
+                    self._on_survivors(
+                        part, next((one for one in parts if isinstance(one, Cohort)), None), run, followed
+                    )
                 case _:
                     self._reject(Rejected("header", f"expected a request of a secure sum, got {type(part).__name__}"))
+
+    def _on_survivors(
+        self, request: Survivors | SignedSurvivors, cohort: Cohort | None, run: str, followed: FollowedRun
+    ) -> None:
+        """Sign a list of survivors, which may come with the cohort of the next sum, or reveal shares."""
+        shares = self._waiting_shares(run, followed) if cohort is None else None
+        if followed.declined is not None:
+            return
+        with self._refusals(run, followed):
+            if (output := self.secure.reply(run, request)) is not None:
+                self._send_part(run, followed, output, shares)
+                followed.cohort = cohort if isinstance(request, Survivors) else None
 
     def _deal(self, cohorts: Mapping[str, Cohort]) -> None:
         """Deal shares for the cohorts of the next sums; not if the trainer is about to leave."""
@@ -636,18 +650,31 @@ class Session:
             if followed is None or followed.declined is not None or self._stop_by is not None:
                 continue
             with self._refusals(run, followed):
-                if (shares := self.secure.deal(run, cohort)) is not None:
+                shares = self.secure.deal(run, cohort)
+                if shares is not None and cohort is not followed.cohort:
+                    followed.cohort = None
                     self._send_part(run, followed, sums.Output(None, shares))
+
+    def _waiting_shares(self, run: str, followed: FollowedRun) -> EncryptedShares | None:
+        """Return the shares that were to wait for those of the open sum, or None."""
+        shares, cohort, followed.cohort = None, followed.cohort, None
+        if cohort is not None and self._stop_by is None:
+            self._cohorts.pop(run, None)
+            with self._refusals(run, followed):
+                shares = self.secure.deal(run, cohort)
+        return shares
 
     def _send_keys(self, run: str, followed: FollowedRun, number: int) -> None:
         """Send keys for a sum; not if the trainer is about to leave."""
         if self._stop_by is None and (keys := self.secure.keys(run, followed.term, number)) is not None:
             self._send_part(run, followed, sums.Output(None, keys))
 
-    def _send_part(self, run: str, followed: FollowedRun, output: sums.Output) -> None:
+    def _send_part(
+        self, run: str, followed: FollowedRun, output: sums.Output, more: EncryptedShares | None = None
+    ) -> None:
         self._save_entry(run, output.save)
         reply = SumReply(run=run, term=followed.term, trainer=self.name)
-        self._send(run, reply, parts_of(output.send))
+        self._send(run, reply, parts_of(output.send) if more is None else parts_of(output.send, more))
 
     def _send_masked(self, run: str, followed: FollowedRun) -> None:
         """Send the masked answer that the sum of the newest round asks for, once it is there and the sum is open."""

@@ -30,6 +30,7 @@ from fedmq.secure_sums.messages import (
     QuestionSpent,
     RevealedShares,
     SharesRefused,
+    SignedSurvivors,
     SumMessage,
     Survivors,
     parts_from_bytes,
@@ -262,7 +263,8 @@ def test_opening_may_come_before_the_round_and_before_the_work_is_done() -> None
             assert site.session.rejections == {"query": 1}
 
 
-def test_shares_for_the_next_cohort_leave_after_the_signature() -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_shares_for_the_next_cohort_leave_with_those_that_the_open_sum_reveals(lost: bool) -> None:
     run = answered()
     site, one = run.sites["t00"], run.sums[1]
     after = SumAggregator(SumName(FEDERATION, "run", 1, 2))
@@ -277,8 +279,16 @@ def test_shares_for_the_next_cohort_leave_after_the_signature() -> None:
     first = site._done(site.session.step(MessageReceived(decode(request)), 0.0))
     assert [type(message) for message in first] == [ListSignature]
     assert site.session.wake_at == 0.0
-    assert [type(message) for message in site.take(Tick())] == [EncryptedShares]
+    assert site.take(Tick()) == [], "made, not sent"
     assert site.session.wake_at is None
+    if lost:  # the aggregator asks again
+        assert [type(message) for message in site.hear(run.request(), [cohort])] == [EncryptedShares]
+    listed = Survivors(one.sum_id, b"\x07")
+    others = [other.hear(run.request(), [listed])[0] for other in list(run.sites.values())[1:]]
+    signed = SignedSurvivors(one.sum_id, b"\x07", b"\x07", tuple(sent.signature for sent in (*first, *others)))
+    kinds = [RevealedShares] if lost else [RevealedShares, EncryptedShares]
+    assert [type(message) for message in site.hear(run.request(), [signed])] == kinds
+    assert [type(message) for message in site.hear(run.request(), [signed])] == [RevealedShares], "again, the same"
 
 
 def test_restarted_trainer_repeats_its_bytes_and_takes_part_in_the_next_sum() -> None:
