@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 import numpy as np
 
-from fedmq.aggregator.departures import Departure
+from fedmq.aggregator.departures import Departure, causes_text
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import RosterEntry
 from fedmq.algorithms.base import Evaluation
@@ -31,7 +31,7 @@ FINDINGS_EVERY_S = 1.0  # a front takes longer to find than a round of small can
 EVENT_BYTES_MAX = 1 << 13  # of one event: a rejection quotes its message, a model has its parameters
 EVENTS_MAX = EVENTS_BYTES_MAX // EVENT_BYTES_MAX  # of one message
 REJECTION_EVENTS_MAX = 100  # in one term; all rejections are counted
-MISSING_MAX = 5  # names of missing trainers in one event
+MISSING_MAX = 5  # names of missing or declined trainers in one event
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -57,7 +57,7 @@ class EventPublisher:
         self._findings: Findings | None = None  # as reported last
         self._findings_at = -math.inf  # not before
         self._differences: Mapping[str, tuple[Difference, ...]] = {}  # as reported last, by trainer
-        self._waiting: tuple[int, int] | None = None
+        self._waiting: tuple[int, int, tuple[str, ...]] | None = None
         self._unsent: list[tuple[float, events.AnyEvent]] = []
         self._events_at = self._snapshot_at = -math.inf  # not before
         self._snapshot_seq = -1  # events in the last snapshot that was sent
@@ -74,11 +74,13 @@ class EventPublisher:
         about = {} if departure is None else departure._asdict()
         self.report(events.TrainerLeft(trainer=name, goodbye=departure is not None, **about))
 
-    def waiting(self, present: int, needed: int) -> None:
-        """Report that too few trainers are present for a round, once for each pair of numbers."""
-        if self._waiting != (present, needed):
-            self._waiting = (present, needed)
-            self.report(events.Waiting(present=present, needed=needed))
+    def waiting(self, present: int, needed: int, declined: Mapping[str, Departure]) -> None:
+        """Report that too few trainers are present, and which have declined the run, once for each such state."""
+        names = tuple(sorted(declined))
+        if self._waiting != (present, needed, names):
+            self._waiting = (present, needed, names)
+            why = causes_text([declined[name] for name in names])
+            self.report(events.Waiting(present=present, needed=needed, declined=names[:MISSING_MAX], why=why))
 
     def opened(self, number: int, invited: int, now: float) -> None:
         self._waiting, self._stalls_at = None, now + STALLED_S

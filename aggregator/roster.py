@@ -339,6 +339,14 @@ class Roster:
         trainers = sorted(self._trainers.values(), key=lambda trainer: trainer.name)
         return [one.departure for one in trainers if one.departure and not self.is_barred(one.name, round)]
 
+    def declined(self, round: int) -> dict[str, Departure]:
+        """Return the trainers that have declined the run, with their reasons, of those not barred from this round."""
+        return {
+            one.name: one.departure
+            for one in self._trainers.values()
+            if one.departure and one.departure.reason in DECLINES and not self.is_barred(one.name, round)
+        }
+
     def deserted_at(self, round: int, since: float, decline_s: float, leave_s: float) -> float | None:
         """Return when no trainer is expected to contribute any more; None: one is, or none has left.
 

@@ -562,7 +562,7 @@ class Rounds:
         if len(eligible) >= needed:
             self._open(eligible)
         else:
-            self._publisher.waiting(len(eligible), needed)
+            self._publisher.waiting(len(eligible), needed, self.roster.declined(self.round))
 
     def _open(self, eligible: Sequence[str]) -> None:
         plan = self._strategy.ask(self._state)

@@ -206,7 +206,7 @@ class SecureRounds(Rounds):
         if self._question in self._spent:
             self._close_spent(self._question)
         elif len(present := set(eligible) - self._left_out) < self.config.limits.min_trainers:
-            self._publisher.waiting(len(present), self.config.limits.min_trainers)
+            self._publisher.waiting(len(present), self.config.limits.min_trainers, self.roster.declined(self.round))
         elif self._is_prepared(present):
             self._prepare_s = PREPARE_S
             current = self._sums.open(self._question, self._length)

@@ -168,7 +168,7 @@ def on_rows(
         site.check(learner.kind, task, views.num_examples if private else num_examples)
         if preparation:
             _check_features(task, views.num_examples + num_examples, limits or WorkLimits())
-        if preparation and views is not compared:
+        if preparation and not private and views is not compared:  # else it has the bounds of the task, no statistics
             compared = views
             _warn_of_differences(message.run, views, preparation, warn)
         rows = views.view(query.rows, preparation)

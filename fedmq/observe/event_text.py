@@ -12,15 +12,19 @@ LINES: dict[type, str] = {
     events.TrainerSuspected: "trainer {0.trainer} missed a deadline",
     events.TrainerSilent: "trainer {0.trainer} is silent: no result in {0.missed} rounds, which wait for it no more",
     events.TrainerReturned: "trainer {0.trainer} answers again, after {0.missed} missed rounds",
-    events.TrainerBarred: "trainer {0.trainer} was {0.how}",
     events.TrainerReadmitted: "trainer {0.trainer} was readmitted",
     events.ResultResent: "trainer {0.trainer} sent its result of round {0.round} again",
     events.RunStarted: "run {0.config.run} continues at round {0.round}",
     events.SumAbandoned: "the secure sum of round {0.round} was abandoned: {0.why}",
-    events.Waiting: "waiting for trainers ({0.present} of {0.needed})",
     events.RunPaused: "paused; continue with fedmq runs resume",
     events.RunResumed: "resumed",
     events.CheckpointKept: "the state after round {0.round} is on disk",
+}
+BARRED = {
+    "drained": "trainer {0.trainer} was drained",
+    "banned": "trainer {0.trainer} was banned",
+    "duplicated": "several trainers are named {0.trainer}: none of them takes part; give each its own --name",
+    "unselected": "trainer {0.trainer} takes no part: it has not the labels of --select",
 }
 
 
@@ -33,10 +37,10 @@ def event_line(event: events.AnyEvent, metric: str) -> str | None:
         case events.RunFinished():
             detail = f": {event.detail}" if event.detail else ""
             return f"the run is over after {event.rounds} rounds: {event.verdict}{detail}"
-        case events.TrainerBarred(how="duplicated"):
-            return f"several trainers are named {event.trainer}: none of them takes part; give each its own --name"
-        case events.TrainerBarred(how="unselected"):
-            return f"trainer {event.trainer} takes no part: it has not the labels of --select"
+        case events.Waiting():
+            return _of_wait(event)
+        case events.TrainerBarred():
+            return BARRED[event.how].format(event)
         case events.ResultRejected():
             return f"rejected from {event.trainer or 'an unknown sender'}: {event.reason}: {event.detail}"
         case events.SiteDiffers():
@@ -51,6 +55,14 @@ def event_line(event: events.AnyEvent, metric: str) -> str | None:
         case _:
             text = LINES.get(type(event))
             return None if text is None else text.format(event)
+
+
+def _of_wait(event: events.Waiting) -> str:
+    text = f"waiting for trainers ({event.present} of {event.needed})"
+    if not event.declined:
+        return text
+    names = ", ".join(event.declined)
+    return f"{text}; declined by {names}: {event.why}: start other trainers, or restart these with other settings"
 
 
 def differences_text(trainer: str, differences: Sequence[Difference]) -> str:

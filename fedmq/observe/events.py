@@ -230,6 +230,8 @@ class Waiting(Event, frozen=True, kw_only=True, tag="waiting"):
 
     present: int
     needed: int
+    declined: tuple[str, ...] = ()  # trainers that have declined the run, by name
+    why: str = ""  # their reasons
 
 
 class RunPaused(Event, frozen=True, kw_only=True, tag="run-paused"):

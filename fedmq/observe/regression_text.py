@@ -124,7 +124,9 @@ def _number(value: float | None, places: int) -> str:
     if value is None:
         return ""
     plain = value == 0.0 or 10.0 ** (1 - places) <= abs(value) < 1e4
-    return f"{value:.{places}f}" if plain else f"{value:.2e}"
+    if plain:
+        return f"{value:.{places}f}"
+    return f"{value:.2e}" if 1e-99 <= abs(value) < 1e99 else f"{value:.1e}"  # as wide, also with a longer exponent
 
 
 def _fixed(value: float | None) -> str:

@@ -36,7 +36,10 @@ Settings = tuple[tuple[str, Any], ...]
 
 
 class SweptRun(NamedTuple):
-    """One run of a sweep: its settings and seed, and the value of the metric after each round."""
+    """One run of a sweep: its settings and seed, and the value of the metric after each round.
+
+    `noise` is the standard deviation that the noise of a private run alone gives to its accuracy.
+    """
 
     settings: Settings
     seed: int
@@ -45,6 +48,7 @@ class SweptRun(NamedTuple):
     curve: tuple[float, ...]
     bytes_up: int
     model_sha256: str
+    noise: float = 0.0
 
 
 class Interval(NamedTuple):
@@ -54,8 +58,10 @@ class Interval(NamedTuple):
     half: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
-        """Return the interval of these values.
+    def of(cls, values: Sequence[float], noise: float = 0.0) -> Interval:
+        """Return the interval of these values, which is at least that of their `noise`, a standard deviation.
+
+        An accuracy of a private run is at most 1, also if noise makes it more: such values vary less than their noise.
 
         >>> Interval.of([1.0, 2.0, 3.0])
         Interval(mean=2.0, half=2.484...)
@@ -65,7 +71,7 @@ class Interval(NamedTuple):
             return cls(mean, math.nan)
         deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
         factor = _T95[count - 2] if count - 2 < len(_T95) else T95_OF_MANY
-        return cls(mean, factor * deviation / math.sqrt(count))
+        return cls(mean, max(factor * deviation, T95_OF_MANY * noise) / math.sqrt(count))
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,10 @@ class Sweep:
 
     def intervals(self) -> dict[Settings, Interval]:
         """Return the interval of the metric over the seeds, by settings."""
-        return {settings: Interval.of([one.value for one in runs]) for settings, runs in self._grouped().items()}
+        return {
+            settings: Interval.of([one.value for one in runs], max(one.noise for one in runs))
+            for settings, runs in self._grouped().items()
+        }
 
     @property
     def table(self) -> Any:
@@ -180,7 +189,17 @@ def _swept(
         raise BadConfiguration(f"{text_of_settings(settings)}: {error}") from error
     curve = tuple(math.nan if close.best is None else close.best.value for close in run.closes)
     value = math.nan if run.value is None else run.value
-    return SweptRun(settings, seed, run.report.metric, value, curve, run.report.bytes_up, run.model_sha256 or "")
+    noise = None if run.findings is None else run.findings.figures.get("noise of accuracy")
+    return SweptRun(
+        settings,
+        seed,
+        run.report.metric,
+        value,
+        curve,
+        run.report.bytes_up,
+        run.model_sha256 or "",
+        noise if isinstance(noise, float) else 0.0,
+    )
 
 
 def text_of_settings(settings: Settings) -> str:

@@ -73,6 +73,14 @@ def test_best_without_held_out_rows_is_as_before() -> None:
         assert "value_of" not in msgspec.to_builtins(found)
 
 
+def test_figure_of_a_private_run_is_shown_once() -> None:
+    alone = replace(EVALUATION, loss=RARE.loss, correct=RARE.correct, rows=RARE.rows)
+    found = publisher().best_of(alone)
+    assert found is not None
+    assert (found.value, found.value_of, found.training) == (0.96, "held-out", None)
+    assert "training" not in held_out_text(found, "accuracy")
+
+
 def test_rare_class_shows_balanced_accuracy_and_auc_beside_accuracy_everywhere(tmp_path: Path) -> None:
     figures = ("96%", "50.0%", "0.500")
     closed = events.RoundClosed(round=3, why="complete", results=3, round_s=0.1, present=3, best=best())

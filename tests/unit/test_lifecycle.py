@@ -14,6 +14,7 @@ from fedmq.aggregator.roster import FORGIVEN_RESULTS, SILENT_ROUNDS
 from fedmq.aggregator.rounds import FAREWELL_S, Rounds
 from fedmq.errors import LeaveReason
 from fedmq.observe import events
+from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.messages import Finished, Goodbye, Round
 from fedmq.testing import run_config
@@ -229,6 +230,20 @@ def test_trainers_that_never_joined_can_decline_the_run() -> None:
     goodbye(scene, "bob", "code", "run it with --allow-code")
     scene.take(Tick(), at=DECLINE_S)
     assert scene.rounds.why == "failed"
+
+
+def test_wait_names_the_trainers_that_declined_and_why() -> None:
+    scene = Scene(min_trainers=3)
+    scene.take(BrokerConnected())
+    scene.hello("alice")
+    (first,) = told(goodbye(scene, "carol", "policy", "--peers: a key is unknown"), events.Waiting)
+    (found,) = told(goodbye(scene, "bob", "policy", "--peers: a key is unknown"), events.Waiting)
+    assert (first.declined, found.declined, found.present, found.needed) == (("carol",), ("bob", "carol"), 1, 3)
+    assert told(goodbye(scene, "bob", "policy", "another"), events.Waiting) == []
+    assert event_line(found, "accuracy") == (
+        "waiting for trainers (1 of 3); declined by bob, carol: --peers: a key is unknown (policy, 2 trainers): start "
+        "other trainers, or restart these with other settings"
+    )
 
 
 def test_a_decline_is_reported_once_however_often_it_is_sent() -> None:

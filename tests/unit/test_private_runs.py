@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import fedmq
 from fedmq.algorithms.base import Plan, Update, encode_query, failure_of
 from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.private.query import Noise
 from fedmq.algorithms.registry import find_algorithm, private_algorithm
+from fedmq.cli.main import fedmq as command
 from fedmq.errors import BadConfiguration, PolicyRefused, Rejected, RunFailed
 from fedmq.models.networks import MLP
 from fedmq.observe.regression_text import regression_remarks
@@ -72,10 +74,12 @@ def test_private_run_learns_spends_its_epsilon_and_is_replayed(tmp_path: Path) -
     assert np.array_equal(evaluation.parameters, run.model.parameters)
 
 
-def test_secure_run_has_the_model_of_a_plain_one_with_as_much_noise() -> None:
-    secure, plain = simulated(secure=True), simulated(quorum=0.5)  # two of three trainers have the noise of the total
+def test_secure_run_has_the_model_of_a_plain_one_with_as_much_noise(tmp_path: Path) -> None:
+    secure = simulated(secure=True, out=tmp_path / "run")
+    plain = simulated(quorum=0.5)  # two of three trainers have the noise of the total
     assert secure.report.config.privacy == plain.report.config.privacy
     assert secure.model_sha256 == plain.model_sha256
+    assert "secure sum of 3" in CliRunner().invoke(command, ["runs", "show", str(tmp_path / "run")]).output
 
 
 @pytest.mark.parametrize("algorithm", ["newton", "es", "boosting"])
@@ -103,6 +107,26 @@ def test_state_of_each_private_algorithm_is_kept_in_a_checkpoint(algorithm: str)
         again = load(dump(state), type(state))
         assert dump(again) == dump(state)
     assert strategy.finished(again)
+
+
+def test_sweep_over_epsilon_has_less_noise_with_more() -> None:
+    found = fedmq.sweep(TASK, table(), over={"epsilon": [1, 3]}, seeds=1, algorithm="ridge")
+    assert [dict(one.settings)["epsilon"] for one in found.runs] == [1, 3]
+    assert found.runs[0].noise > 2.0 * found.runs[1].noise > 0.0
+
+
+@pytest.mark.parametrize(("loss", "shown"), [(-5 << 12, None), (5 << 12, 0.1)])
+def test_loss_that_is_noise_alone_is_not_shown(loss: int, shown: float | None) -> None:
+    task = TASK.with_holdout(0.3)
+    strategy = find_algorithm("ridge", task, None, Privacy.of(3.0, 1e-5, 1, 1))
+    state = strategy.init(task, 1)
+    for _ in range(2):
+        update = replace(answer_of(strategy.ask(state), "a", task=task), round=state.round)
+        if "loss" in update.arrays:
+            update.arrays["loss"][0] = loss
+        state = strategy.close(strategy.tell(state, update), ["a"])
+    measured = strategy.evaluation(state).measured
+    assert measured.held_out.log_loss == shown
 
 
 def test_rounds_of_a_private_run_share_its_rho() -> None:
@@ -240,9 +264,10 @@ def test_settings_that_do_not_fit_a_private_run_are_refused_in_one_line(options:
 
 
 def test_columns_without_bounds_are_refused_by_name() -> None:
-    schema = Schema(columns=(Column(name="a", bounds=(0.0, 1.0)), Column(name="b")), target=SCHEMA.target)
-    task = Task(name="line", model=MLP((2, 2)), loss="cross-entropy", metric="accuracy", schema=schema)
-    with pytest.raises(BadConfiguration, match="expected bounds of each column, got none of 'b'"):
+    columns = (Column(name="a", bounds=(0.0, 1.0)), Column(name="b"), Column(name="c", kind="date"))
+    schema = Schema(columns=columns, target=Target(name="y"))
+    task = Task(name="line", model=MLP((3, 1), output="identity"), loss="squared-error", metric="loss", schema=schema)
+    with pytest.raises(BadConfiguration, match="expected bounds of each column, got none of 'b', 'c', 'y': add"):
         fedmq.simulate(task, table(), algorithm="ridge", epsilon=1.0, progress=False)
     with pytest.raises(BadConfiguration, match=r"bounds = \[LOW, HIGH\] that rise"):
         Column(name="a", bounds=(1.0, 1.0))

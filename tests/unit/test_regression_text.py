@@ -46,6 +46,9 @@ def test_lines_have_80_columns_for_any_figures() -> None:
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in "".join(lines)
     assert name in lines
+    widest = coefficients("z", estimate=700.0, high=-1.01e304)
+    (line,) = (one for one in regression_lines(Findings(coefficients=widest, figures=FIT)) if one.startswith("z"))
+    assert len(line.split()) == 8, "no cell touches the next one"
 
 
 def test_importances_are_those_of_the_columns_with_the_largest() -> None:

@@ -32,6 +32,12 @@ def services(task_name: str, algorithm: str, trainers: int) -> bytes:
     return model.to_bytes()
 
 
+def test_secure_run_has_at_least_three_trainers_by_default() -> None:
+    assert [len(scenario("xor", secure=secure).data) for secure in (False, True)] == [2, 3]
+    assert len(scenario("wine", secure=True).data) >= 3
+    assert len(scenario("parity4", trainers=4, secure=True).data) == 4
+
+
 @pytest.mark.parametrize(("task_name", "algorithm", "trainers"), [("xor", "evolution", 2), ("linear", "averaging", 2)])
 def test_simulation_and_services_give_the_same_model(task_name: str, algorithm: str, trainers: int) -> None:
     run = simulate(task_name, algorithm=algorithm, trainers=trainers, seed=1)

@@ -28,6 +28,7 @@ def test_sweep_has_the_runs_of_each_combination_and_seed() -> None:
 def test_interval_is_that_of_student() -> None:
     assert Interval.of([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3.0, 1.9632), abs=1e-3)  # 2.776 * sqrt(2.5 / 5)
     assert math.isnan(Interval.of([1.0]).half)
+    assert Interval.of([1.0] * 4, noise=0.1).half == pytest.approx(0.098), "accuracies that are cut at 1"
 
 
 def test_command_writes_table_and_chart(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +10,11 @@ import numpy as np
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats
 from fedmq.tables.preparation import Preparation
-from fedmq.tables.schema import Column, Schema
+from fedmq.tables.schema import Column, Schema, Target
 from fedmq.tasks.task import Task
 
 RANGE = 4.0  # deviations between the bounds of a column: a guess that data take no part in
+NAMES_SHOWN_MAX = 40  # in one line
 
 
 class TargetUnit(NamedTuple):
@@ -33,11 +35,28 @@ def bounds_of(column: Column) -> tuple[float, float]:
     if column.kind in ("category", "ordinal"):
         return 0.0, float(max(1, len(column.categories) - 1))
     if column.bounds is None:
-        raise BadConfiguration(
-            f"--epsilon: expected bounds of each column, got none of {column.name!r:.80}: add bounds = [LOW, HIGH] to "
-            "it in the task, from what is known without the data"
-        )
+        raise _without_bounds([column.name])
     return column.bounds
+
+
+def _check_bounds(schema: Schema) -> None:
+    """Check that each number and date has bounds, the target too.
+
+    Raises:
+        BadConfiguration: some have none; it names them all.
+    """
+    every: tuple[Column | Target, ...] = (*schema.columns, schema.target)
+    if missing := [one.name for one in every if one.kind in ("number", "date") and one.bounds is None]:
+        raise _without_bounds(missing)
+
+
+def _without_bounds(names: Sequence[str]) -> BadConfiguration:
+    shown = ", ".join(f"{name!r:.80}" for name in names[:NAMES_SHOWN_MAX])
+    more = f" and {len(names) - NAMES_SHOWN_MAX} more" if len(names) > NAMES_SHOWN_MAX else ""
+    return BadConfiguration(
+        f"--epsilon: expected bounds of each column, got none of {shown}{more}: add bounds = [LOW, HIGH] to each in "
+        "the task, from what is known without the data"
+    )
 
 
 def schema_of(task: Task) -> Schema:
@@ -66,6 +85,7 @@ def preparation_of(task: Task) -> Preparation:
         BadConfiguration: a column or the target has no bounds.
     """
     schema = schema_of(task)
+    _check_bounds(schema)
     bounds = np.array([bounds_of(column) for column in schema.columns])
     middle = (bounds[:, 0] + bounds[:, 1]) * 0.5
     return Preparation(schema, middle, (bounds[:, 1] - bounds[:, 0]) / RANGE, middle.copy())
@@ -86,8 +106,6 @@ def target_unit(task: Task) -> TargetUnit:
     if target.kind == "class":
         return TargetUnit(0.0, 1.0)
     if target.bounds is None:
-        raise BadConfiguration(
-            f"--epsilon: expected bounds of the target {target.name!r:.80}, got none: add bounds = [LOW, HIGH] to it"
-        )
+        raise _without_bounds([target.name])
     low, high = (one / task.output_scale for one in target.bounds)
     return TargetUnit((low + high) * 0.5, (high - low) / RANGE)

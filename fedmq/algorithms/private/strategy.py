@@ -194,7 +194,10 @@ def _noise(task: Task, plan: Plan, total: Total) -> float:
 
 
 def _metrics(task: Task, total: Total) -> Metrics:
-    """Return the figures of a total with noise: no count is below 0, and no share above 1."""
+    """Return the figures of a total with noise: no count is below 0, and no share above 1.
+
+    A summed loss or squared error of 0 or less is noise alone: its mean is None.
+    """
     rows, arrays = max(1, total.num_examples), total.arrays
     about = Metrics(rows=rows, trainers=total.trainers, coverage=total.coverage)
     if "confusion" in arrays:
@@ -207,7 +210,7 @@ def _metrics(task: Task, total: Total) -> Metrics:
             loss=loss,
             correct=correct,
             accuracy=correct / rows,
-            log_loss=loss / rows,
+            log_loss=loss / rows if loss > 0.0 else None,
             confusion=tuple(tuple(row) for row in confusion.tolist()),
         )
     squared, value, square = np.ldexp(arrays["errors"].astype(np.float64), -FRACTION_BITS).tolist()
@@ -216,6 +219,6 @@ def _metrics(task: Task, total: Total) -> Metrics:
     return msgspec.structs.replace(
         about,
         loss=squared * unit * unit,
-        rmse=math.sqrt(squared / rows) * unit * task.output_scale,
+        rmse=math.sqrt(squared / rows) * unit * task.output_scale if squared > 0.0 else None,
         r2=1.0 - squared / spread if spread > 0.0 else None,
     )
