@@ -1,9 +1,9 @@
 """The ledgers of secure sums as files: an append-only journal for each run, so that a round costs one sync, not three.
 
-A record has its length (4 bytes, big-endian), the SHA-256 of its content, and the content in msgpack. A kill or a power
-cut may leave an incomplete record at the end, or zeros, of an entry that need not last: it is dropped. Any other damage
-makes the ledger unusable: what it would have refused is not known. A long journal is written anew, without entries
-that were replaced.
+A record has its length (4 bytes, big-endian), a check of that length, the SHA-256 of its content, and the content in
+msgpack. A kill or a power cut may leave an incomplete record at the end, or zeros, of an entry that need not last: it
+is dropped. Any other damage makes the ledger unusable: what it would have refused is not known. A long journal is
+written anew, without entries that were replaced.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fedmq.secure_sums.ledger import QUESTIONS_MAX, Entry, Ledger
 SUFFIX = ".ledger"
 FILE_BYTES_MAX = 8 * FRAME_BYTES_MAX
 GROWN_BYTES = 16 << 20  # a journal that has grown by more, and has doubled, is written anew
-_LENGTH_BYTES, _HASH_BYTES = 4, 32
+_LENGTH_BYTES, _CHECK_BYTES, _HASH_BYTES = 4, 4, 32
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -52,12 +52,15 @@ class LedgerFile:
         """
         content = read_regular(self.path, FILE_BYTES_MAX)
         ledger, end = Ledger(), 0
-        while (start := end + _LENGTH_BYTES + _HASH_BYTES) <= len(content):
-            end_of_record = start + int.from_bytes(content[end : end + _LENGTH_BYTES], "big")
-            if end_of_record > len(content) or not any(content[end:]):
+        while (head := end + _LENGTH_BYTES + _CHECK_BYTES) <= len(content) and any(content[end:]):
+            length, start = content[end : end + _LENGTH_BYTES], head + _HASH_BYTES
+            if _check(length) != content[end + _LENGTH_BYTES : head]:
+                raise Rejected("header", "the length of a record does not match its check")
+            end_of_record = start + int.from_bytes(length, "big")
+            if end_of_record > len(content):
                 break
             record = content[start:end_of_record]
-            if sha256(record).digest() != content[end + _LENGTH_BYTES : start]:
+            if sha256(record).digest() != content[head:start]:
                 raise Rejected("sha256", "a record does not match its SHA-256")
             kept = _decoded(record)
             if len(ledger.spent) + len(kept.spent) > QUESTIONS_MAX:
@@ -100,7 +103,12 @@ class LedgerFile:
 
 def _record(kept: _Kept) -> bytes:
     content = msgspec.msgpack.encode(kept)
-    return len(content).to_bytes(_LENGTH_BYTES, "big") + sha256(content).digest() + content
+    length = len(content).to_bytes(_LENGTH_BYTES, "big")
+    return length + _check(length) + sha256(content).digest() + content
+
+
+def _check(length: bytes) -> bytes:
+    return sha256(length).digest()[:_CHECK_BYTES]
 
 
 def _decoded(record: bytes) -> _Kept:

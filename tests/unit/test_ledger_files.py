@@ -72,14 +72,15 @@ def test_incomplete_record_at_the_end_is_dropped_and_the_journal_goes_on(tmp_pat
 def test_damaged_journal_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = journal(tmp_path, 1, 2)
     whole = file.path.read_bytes()
-    for place in (40, 600, len(whole) - 1):
+    for place in (1, 5, 40, 600, len(whole) - 1):
         file.path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(Rejected):
             loaded(tmp_path)
     spool = FileSpool(tmp_path, "key")
     assert spool.ledgers() == [("run", None)]
     assert "damaged" in caplog.text
-    file.path.write_bytes(b"\x00\x00\x00\x01" + sha256(b"\x01").digest() + b"\x01")
+    length = (1).to_bytes(4, "big")
+    file.path.write_bytes(length + sha256(length).digest()[:4] + sha256(b"\x01").digest() + b"\x01")
     with pytest.raises(Rejected, match="malformed"):
         loaded(tmp_path)
 
