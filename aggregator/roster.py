@@ -18,7 +18,8 @@ So a trainer that answers now and then delays few rounds: their number grows wit
 
 A name is *contested* while the broker reports several connections for it. It is invited to no round then, because
 nothing shows whose rows a result is about. An old connection ends within `CONTEST_S`; after it the name is a
-*duplicate*: several trainers use it.
+*duplicate*: several trainers use it. The broker repeats its report of several connections, and the next one after it.
+So a new broker that reports no second connection during the grace has none.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -99,7 +100,8 @@ class Roster:
         self._barred: dict[str, int] = {}  # the first barred round, by name
         self._contested: dict[str, float] = {}  # since when, by name,
         self._first_contested: dict[str, float] = {}  # and for the first time, also of names that are settled
-        self._duplicates: set[str] = set()  # contested names that have been reported
+        self._duplicates: set[str] = set()  # contested names that have been reported,
+        self._unconfirmed_duplicates: set[str] = set()  # and those of a broker that is down
 
     def __getitem__(self, name: str) -> RosterEntry:
         return self._trainers[name]
@@ -201,12 +203,14 @@ class Roster:
         if name not in self._contested and len(self._first_contested) < TRAINERS_MAX:
             self._contested[name] = now
             self._first_contested.setdefault(name, now)
+        self._unconfirmed_duplicates.discard(name)
 
     def settle(self, name: str) -> bool:
         """Register that at most one connection uses `name`; return whether it was a duplicate."""
         self._contested.pop(name, None)
         was = name in self._duplicates
         self._duplicates.discard(name)
+        self._unconfirmed_duplicates.discard(name)
         return was
 
     def is_contested(self, name: str) -> bool:
@@ -234,8 +238,9 @@ class Roster:
         return found
 
     def drop_contests(self) -> None:
-        """Forget contests that are not reported yet: the broker that has seen them is down."""
+        """Forget contests that are not reported yet, and doubt the others: the broker that has seen them is down."""
         self._contested = {name: since for name, since in self._contested.items() if name in self._duplicates}
+        self._unconfirmed_duplicates = set(self._duplicates)
 
     def join(
         self,
@@ -376,17 +381,27 @@ class Roster:
         self._unconfirmed = set(self.present)
 
     def begin_grace(self, now: float, grace_s: float) -> None:
-        """Give unconfirmed trainers `grace_s` to be seen again: the broker is up."""
-        self.grace_until = now + grace_s if self._unconfirmed else None
+        """Give unconfirmed trainers and duplicates `grace_s` to be seen again: the broker is up."""
+        self.grace_until = now + grace_s if self._unconfirmed or self._unconfirmed_duplicates else None
 
     def expire(self, now: float) -> list[str]:
         """At the end of the grace, mark the trainers as absent that were not seen again; return them."""
-        if self.grace_until is None or now < self.grace_until:
+        if not self._is_grace_over(now):
             return []
         self.grace_until = None
         lost = sorted(name for name in self._unconfirmed if self.leave(name, now))
         self._unconfirmed = set()
         return lost
+
+    def end_duplicates(self, now: float) -> list[str]:
+        """At the end of the grace, settle the duplicates that were not reported again; return them. Before `expire`."""
+        ended = sorted(self._unconfirmed_duplicates) if self._is_grace_over(now) else []
+        for name in ended:
+            self.settle(name)
+        return ended
+
+    def _is_grace_over(self, now: float) -> bool:
+        return self.grace_until is not None and now >= self.grace_until
 
     def members(self, now: float, round: int) -> list[str]:
         """Return the trainers whose rows count in this round, sorted."""

@@ -206,6 +206,8 @@ class Rounds:
         for incoming in arrived:
             self._apply(incoming)
         if self._broker_up:  # without a broker no trainer can be seen
+            for name in self.roster.end_duplicates(now):
+                self._publisher.report(events.TrainerReadmitted(trainer=name))
             for name in self.roster.expire(now):
                 self._publisher.left(name)
             for name in self.roster.new_duplicates(now):

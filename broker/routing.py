@@ -9,12 +9,12 @@ It reads topics and counts subscriptions; it decodes no header and no array.
     Subscribed to/<trainer>/    its owner: allow it, owe the newest round of each run to it, and report presence on the
                                 first and the second subscription; over the limit, or another sender: disconnect
     Unsubscribed to/<trainer>/  report presence when one is left, and absence on the last one: an old connection may
-                                close after a new one opened
+                                close after a new one opened. Reports of a name with several are repeated
     Subscribed watch/<any>/     allow it; owe the newest snapshot of each run to it
     Subscribed other prefix     allow the known ones; those for observers are not for trainers
     Listening presence/         report every present trainer
 
-`hand_over` publishes what is owed, at a bounded rate.
+`hand_over` publishes what is owed, at a bounded rate, and repeats reports of names with several inboxes.
 
 The broker may lose its state at any time: a run is correct without it, only slower.
 """
@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, assert_never
 
 from fedmq.broker.handover import Handover
+from fedmq.broker.repeats import Repeats
 from fedmq.names import NAME_PATTERN
 from fedmq.protocol import topics
 from fedmq.protocol.codec import FRAMES_MAX, Frames, encode
@@ -81,6 +82,7 @@ class Routing:
         self.snapshots: OrderedDict[str, Frames] = OrderedDict()
         self._rounds = Handover(self.newest, ROUNDS_MEBIBYTES_S)
         self._snapshots = Handover(self.snapshots, SNAPSHOTS_MEBIBYTES_S)
+        self._repeats = Repeats()
         self.dropped = 0  # messages with too many frames or an unknown topic
 
     def step(self, message: Routed) -> Iterator[Effect]:
@@ -102,12 +104,13 @@ class Routing:
     @property
     def wake_at(self) -> float | None:
         """Time at which `hand_over` is due, or None."""
-        return earliest(self._rounds.wake_at, self._snapshots.wake_at)
+        return earliest(self._rounds.wake_at, self._snapshots.wake_at, self._repeats.wake_at)
 
-    def hand_over(self, now: float) -> Iterator[Publish]:
-        """Yield the stored messages that may be sent to new inboxes now."""
+    def hand_over(self, now: float) -> Iterator[Publish | Deliver]:
+        """Yield the stored messages that may be sent to new inboxes now, and the reports to repeat."""
         for handover in (self._rounds, self._snapshots):
             yield from map(Publish, handover.take(now))
+        yield from map(self._presence, self._repeats.take(now))
 
     def _published(self, frames: Frames) -> Iterator[Effect]:
         topic = frames[0].decode(errors="replace")
@@ -184,5 +187,7 @@ class Routing:
 
     def _presence(self, trainer: str) -> Deliver:
         inboxes = self.inboxes.get(trainer, 0)
+        if inboxes > 1:
+            self._repeats.add(trainer)
         message = Presence(trainer=trainer, present=inboxes > 0, inboxes=min(inboxes, REPORTED_INBOXES_MAX))
         return Deliver(encode(topics.PRESENCE + trainer, message))

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from random import Random
+
+import pytest
 from rounds_scene import FORGET_S, Scene, closes, kept, opened, sent, told
 
 from fedmq.aggregator.machine import Output, Phase
 from fedmq.aggregator.roster import CONTEST_S
+from fedmq.broker.repeats import REPEAT_S
+from fedmq.broker.routing import INBOXES_OF_NAME_MAX, Deliver, Routing
 from fedmq.observe import events
+from fedmq.protocol.codec import decode
 from fedmq.protocol.messages import Accepted, Refused, Round, Welcome
-from fedmq.transport.link import BrokerConnected, BrokerDisconnected, Tick
+from fedmq.transport.link import (
+    BrokerConnected,
+    BrokerDisconnected,
+    MessageReceived,
+    Subscribed,
+    Tick,
+    Unsubscribed,
+)
 from fedmq.transport.zeromq.endpoint import HEARTBEAT_TIMEOUT_MS
 
 DUPLICATED = [events.TrainerBarred(trainer="alice", how="duplicated")]
@@ -110,6 +123,42 @@ def test_broker_that_goes_down_ends_a_contest() -> None:
     scene.present("alice", True, 30.1)
     assert told(scene.take(Tick(), 60.0), events.TrainerBarred) == []
     assert "alice" in scene.roster.eligible(1)
+
+
+def test_duplicate_ends_unless_a_new_broker_reports_two_connections_in_the_grace() -> None:
+    for again in (False, True):
+        scene = opened("alice", "bob")
+        contested(scene, 1.0)
+        scene.take(Tick(), 1.0 + CONTEST_S)
+        scene.take(BrokerDisconnected(), 20.0)
+        scene.take(BrokerConnected(), 21.0)
+        grace_s = scene.config.limits.grace_s
+        if again:
+            contested(scene, 20.9 + grace_s)
+        early = scene.take(Tick(), 20.9 + grace_s)
+        assert told(early, events.TrainerReadmitted) == []
+        assert reasons(scene.hello("alice")) == ["duplicate"]
+        output = scene.take(Tick(), 21.0 + grace_s)
+        assert told(output, events.TrainerReadmitted) == ([] if again else READMITTED)
+        assert reasons(scene.hello("alice")) == (["duplicate"] if again else [])
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_roster_and_broker_agree_after_lost_and_late_reports(seed: int) -> None:
+    draws, broker, scene = Random(seed), Routing(), opened("alice", "bob")
+    reports: list[Deliver] = []
+    for number in range(6):
+        inboxes = broker.inboxes.get("alice", 0)
+        comes = number < 2 or inboxes == 0 or (inboxes < INBOXES_OF_NAME_MAX and draws.random() < 0.5)
+        effects = broker.step(Subscribed("to/alice/") if comes else Unsubscribed("to/alice/"))
+        reports += [effect for effect in effects if isinstance(effect, Deliver) and draws.random() < 0.7]
+    draws.shuffle(reports)
+    list(broker.hand_over(0.0))
+    for report in (*reports, *broker.hand_over(REPEAT_S)):
+        scene.take(MessageReceived(decode(report.frames)), REPEAT_S)
+    inboxes = broker.inboxes.get("alice", 0)
+    assert scene.roster.is_contested("alice") is (inboxes > 1)
+    assert ("alice" in scene.roster.eligible(1)) is (inboxes == 1)
 
 
 def test_end_of_both_trainers_ends_the_duplicate() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmq.broker import routing
+from fedmq.broker import repeats, routing
+from fedmq.broker.repeats import REPEAT_S, REPORTS
 from fedmq.broker.routing import (
     INBOXES_OF_NAME_MAX,
     RUNS_KEPT_MAX,
@@ -74,6 +75,31 @@ def test_name_has_few_inboxes_and_further_connections_are_closed(broker: Routing
 def test_new_aggregator_is_informed_of_two_inboxes_of_a_name(broker: Routing) -> None:
     effects(broker, Subscribed("to/bob/"), *[Subscribed("to/alice/")] * 3)
     assert effects(broker, Listening("presence/")) == [presence("bob", 1), presence("alice", 2)]
+
+
+def test_reports_of_several_inboxes_are_repeated_and_for_a_while_those_after_them(broker: Routing) -> None:
+    effects(broker, *[Subscribed("to/alice/")] * 2, Subscribed("to/bob/"))
+    assert broker.wake_at == REPEAT_S
+    for second in (1, 2, 3):
+        assert list(broker.hand_over(second * REPEAT_S - 0.1)) == []
+        assert list(broker.hand_over(second * REPEAT_S)) == [presence("alice", 2)]
+    effects(broker, Unsubscribed("to/alice/"), now=3.0)
+    later = [list(broker.hand_over(4.0 + second)) for second in range(REPORTS)]
+    assert later == [[presence("alice", 1)]] * REPORTS
+    assert broker.wake_at is None
+
+
+def test_report_of_absence_is_repeated_after_several_inboxes(broker: Routing) -> None:
+    effects(broker, *[Subscribed("to/alice/")] * 2, *[Unsubscribed("to/alice/")] * 2)
+    assert list(broker.hand_over(REPEAT_S)) == [presence("alice", 0)]
+
+
+def test_reports_of_many_names_are_repeated_in_turns(broker: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats, "REPORTS_AT_ONCE_MAX", 2)
+    monkeypatch.setattr(repeats, "NAMES_MAX", 3)
+    effects(broker, *[Subscribed(f"to/{name}/") for name in "abcd" for _ in range(2)])
+    turns = [list(broker.hand_over(second * REPEAT_S)) for second in (1, 2, 3)]
+    assert turns == [[presence(name, 2) for name in names] for names in ("ab", "ca", "bc")]
 
 
 def test_presence_names_the_trainer_in_topic_and_header(broker: Routing) -> None:
