@@ -21,7 +21,7 @@ def verify_each_signature_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_first_secure_seeds_hold() -> None:
-    found = judge_range(SECURE_FROM, SECURE_FROM + 12, 6)
+    found = judge_range(SECURE_FROM, SECURE_FROM + 12, 6).violations
     assert not found, "\n".join(found)
 
 
