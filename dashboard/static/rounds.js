@@ -40,8 +40,9 @@ export function makeRounds() {
     };
   }
 
-  function resultsCell(at) {
+  function resultsCell(at, cell) {
     const results = count(get("results")(at));
+    setAttr(cell, "class", get("secure")(at) ? "number wrapped" : "number");
     return get("secure")(at) ? `secure sum of ${results}` : `${results} of ${count(get("invited")(at))}`;
   }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedmq.algorithms.base import Shapes
 from fedmq.protocol import topics
-from fedmq.protocol.codec import PARTS, Packet
+from fedmq.protocol.codec import PARTS, Array, Packet, encode
 from fedmq.protocol.messages import Result, Round, SumReply, SumRequest
 from fedmq.secure_sums.ledger import Ledger
 from fedmq.secure_sums.messages import (
@@ -110,10 +110,10 @@ class SecurePopulation:
         if isinstance(output.send, QuestionSpent):
             return [self._reply(name, term, output.send)]
         keys = site.secure.keys(self._run, term, asked.number + 1)
-        return [Packet(result.topic, masked_message(message, asked), masked_arrays(output.send, keys), ())]
+        return [_packet(result.topic, masked_message(message, asked), masked_arrays(output.send, keys))]
 
     def _reply(self, name: str, term: int, part: FromTrainer) -> Packet:
-        return Packet(topics.UP + self._run, SumReply(run=self._run, term=term, trainer=name), parts_of(part), ())
+        return _packet(topics.UP + self._run, SumReply(run=self._run, term=term, trainer=name), parts_of(part))
 
     def _started(self, name: str) -> _Site:
         return _Site(self._identities.secure_answers(name, self._run, self._ledgers[name]))
@@ -135,3 +135,8 @@ def _pending(message: Result, result: Packet) -> PendingResult:
         message.model_digest,
         message.fraction_bits,
     )
+
+
+def _packet(topic: str, message: Result | SumReply, arrays: Mapping[str, Array]) -> Packet:
+    """Return a message as it arrives, with its bytes: the aggregator counts them."""
+    return Packet(topic, message, arrays, encode(topic, message, arrays))

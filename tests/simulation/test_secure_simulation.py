@@ -48,6 +48,7 @@ def test_secure_run_has_the_model_of_the_plain_one(algorithm: str, settings: dic
     assert secure.model_sha256 == plain.model_sha256 is not None
     assert len(secure.closes) == len(plain.closes)
     assert {close.results for close in secure.closes if close.why != "spent"} == {4}, "a question is asked once"
+    assert secure.report.bytes_up > plain.report.bytes_up > 0
 
 
 def test_secure_run_goes_on_while_trainers_come_and_go() -> None:
