@@ -498,7 +498,7 @@ def main() -> int:
         took_s = time.perf_counter() - began
         rate = (last - first) / took_s
         print(f"{last - first} seeds, {len(found.violations)} violations, {rate:.0f} seeds a second")
-        print(f"{found.spent} secure runs ended as failed: too many trainers were lost while a total opened")
+        print(f"{found.spent} secure runs ended as failed: their question was spent")
         print("\n".join(found.violations))
         return 1 if found.violations else 0
     if sys.argv[1] == "--drop-outs":
