@@ -9,6 +9,7 @@ written anew, without entries that were replaced.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,7 +30,7 @@ GROWN_BYTES = 16 << 20  # a journal that has grown by more, and has doubled, is 
 _LENGTH_BYTES, _CHECK_BYTES, _HASH_BYTES = 4, 4, 32
 
 
-class _Kept(msgspec.Struct, frozen=True, array_like=True):
+class KeptEntry(msgspec.Struct, frozen=True, array_like=True):
     """The content of a record: the key of the aggregator, as in `Spool`, an entry, and what was spent before it."""
 
     key: str
@@ -52,22 +53,11 @@ class LedgerFile:
         """
         content = read_regular(self.path, FILE_BYTES_MAX)
         ledger, end = Ledger(), 0
-        while (head := end + _LENGTH_BYTES + _CHECK_BYTES) <= len(content) and any(content[end:]):
-            length, start = content[end : end + _LENGTH_BYTES], head + _HASH_BYTES
-            if _check(length) != content[end + _LENGTH_BYTES : head]:
-                raise Rejected("header", "the length of a record does not match its check")
-            end_of_record = start + int.from_bytes(length, "big")
-            if end_of_record > len(content):
-                break
-            record = content[start:end_of_record]
-            if sha256(record).digest() != content[head:start]:
-                raise Rejected("sha256", "a record does not match its SHA-256")
-            kept = _decoded(record)
+        for kept, end in records_of(content):  # noqa: B007  # the last end is used below
             if len(ledger.spent) + len(kept.spent) > QUESTIONS_MAX:
                 raise Rejected("values", f"expected at most {QUESTIONS_MAX} questions")
             ledger.spent.update(kept.spent)
             ledger.record(kept.entry if kept.key == key else replace(kept.entry, order=(0, 0)))
-            end = end_of_record
         if end < len(content):
             os.truncate(self.path, end)
         self._size = end
@@ -79,7 +69,7 @@ class LedgerFile:
         Raises:
             OSError, Rejected: it cannot be written, or the journal is damaged.
         """
-        record = _record(_Kept(key, entry))
+        record = _record(KeptEntry(key, entry))
         is_new, descriptor = not self._size, open_private(self.path, append=True)
         with os.fdopen(descriptor, "ab") as file:
             file.write(record)
@@ -96,12 +86,32 @@ class LedgerFile:
         """Write one record that has all that counts."""
         ledger = self.load(key)
         assert ledger.last is not None
-        content = _record(_Kept(key, ledger.last, sorted(ledger.spent)))
+        content = _record(KeptEntry(key, ledger.last, sorted(ledger.spent)))
         write_whole(self.path, content)
         self._size, self._size_max = len(content), 2 * len(content) + GROWN_BYTES
 
 
-def _record(kept: _Kept) -> bytes:
+def records_of(content: bytes) -> Iterator[tuple[KeptEntry, int]]:
+    """Yield the records of a journal in order, each with the place where it ends; an incomplete one at the end is none.
+
+    Raises:
+        Rejected: the journal is damaged.
+    """
+    end = 0
+    while (head := end + _LENGTH_BYTES + _CHECK_BYTES) <= len(content) and any(content[end:]):
+        length, start = content[end : end + _LENGTH_BYTES], head + _HASH_BYTES
+        if _check(length) != content[end + _LENGTH_BYTES : head]:
+            raise Rejected("header", "the length of a record does not match its check")
+        end = start + int.from_bytes(length, "big")
+        if end > len(content):
+            return
+        record = content[start:end]
+        if sha256(record).digest() != content[head:start]:
+            raise Rejected("sha256", "a record does not match its SHA-256")
+        yield _decoded(record), end
+
+
+def _record(kept: KeptEntry) -> bytes:
     content = msgspec.msgpack.encode(kept)
     length = len(content).to_bytes(_LENGTH_BYTES, "big")
     return length + _check(length) + sha256(content).digest() + content
@@ -111,8 +121,8 @@ def _check(length: bytes) -> bytes:
     return sha256(length).digest()[:_CHECK_BYTES]
 
 
-def _decoded(record: bytes) -> _Kept:
+def _decoded(record: bytes) -> KeptEntry:
     try:
-        return msgspec.msgpack.decode(record, type=_Kept)
+        return msgspec.msgpack.decode(record, type=KeptEntry)
     except MALFORMED as error:
         raise Rejected("header", f"a record is malformed: {error}") from error

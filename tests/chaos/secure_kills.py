@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,7 +43,7 @@ from fedmq.security.keyring import MEMBERS, FederationInfo, write_federation, wr
 from fedmq.security.keys import Identity
 from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task_file import find_task, task_rows
-from fedmq.trainer.ledger_files import _HASH_BYTES, _LENGTH_BYTES, _decoded
+from fedmq.trainer.ledger_files import records_of
 
 TASK = """
 import numpy as np
@@ -192,17 +191,14 @@ def check_totals(federation: Federation, seed: int) -> tuple[list[str], str | No
     return wrong, None if model is None else hashlib.sha256(model.to_bytes()).hexdigest(), sizes
 
 
-def entries_of(path: Path) -> Iterator[Entry]:
-    """Yield all entries of a ledger in order, also those that were replaced."""
-    content, end = path.read_bytes(), 0
-    while (start := end + _LENGTH_BYTES + _HASH_BYTES) <= len(content):
-        end = start + int.from_bytes(content[end : end + _LENGTH_BYTES], "big")
-        yield _decoded(content[start:end]).entry
+def entries_of(path: Path) -> list[Entry]:
+    """Return all entries of a ledger in order, also those that were replaced."""
+    return [kept.entry for kept, _ in records_of(path.read_bytes())]
 
 
 def check_ledger(path: Path) -> list[str]:
     """Return what is wrong with a ledger: sums go forward, have one answer, and answer no opened question."""
-    entries, opened = list(entries_of(path)), dict[bytes, bytes]()
+    entries, opened = entries_of(path), dict[bytes, bytes]()
     wrong = [f"{path}: its sums go backward" for one, two in pairwise(entries) if two.order < one.order]
     for entry in entries:
         if opened.get(entry.question, entry.sum) != entry.sum:
