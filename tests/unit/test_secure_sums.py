@@ -501,7 +501,9 @@ def open_sums(members: int, threshold: int, spies: int) -> Iterator[tuple[set[fr
 
     @cache
     def reveals(place: int, survivors: frozenset[int], signers: frozenset[int]) -> bool:
-        trainer = copy.deepcopy(one.trainers[identity(place).name])
+        original = one.trainers[identity(place).name]
+        keys = original._secret_keys  # older versions of cryptography cannot copy them
+        trainer = copy.deepcopy(original, {id(key): key for key in keys})
         bitmap = masks.to_bitmap(survivors, members)
         trainer.sign(Survivors(one.sum_id, bitmap))
         signatures = tuple(signature(signer, survivors) for signer in sorted(signers))
