@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
@@ -61,7 +61,27 @@ class CurvatureState:
     asked: int = 0  # questions that are answered
 
 
-class PrivateNewton:
+class PrivateLinear:
+    """What private `newton` and `ridge` share: their state and their model."""
+
+    name: ClassVar[str]
+
+    def init(self, task: Task, _seed: int, noise: Noise) -> CurvatureState:
+        linear_model(task.model, f"algorithm {self.name}")
+        design = 1 + task.model.inputs
+        return CurvatureState(task, noise, np.zeros((num_residuals(task), design)), np.zeros(triangle_of(design)))
+
+    def model_parameters(self, state: CurvatureState) -> Floats:
+        """Return the parameters of the task's linear model: slopes (inputs, outputs), then biases (outputs,)."""
+        center, unit = target_unit(state.task)
+        rows = state.coefficients * unit
+        rows[:, 0] += center
+        if num_classes(state.task) == 2:
+            rows = np.concatenate([np.zeros_like(rows), rows])
+        return np.concatenate([rows[:, 1:].T.ravel(), rows[:, 0]])
+
+
+class PrivateNewton(PrivateLinear):
     """The strategy of private `newton`: see `fedmq.algorithms.private.strategy.PrivateAlgorithm`."""
 
     name = "newton"
@@ -72,11 +92,6 @@ class PrivateNewton:
 
     def questions(self, _task: Task, rounds: int) -> int:
         return min(self.parameters.steps, rounds)
-
-    def init(self, task: Task, _seed: int, noise: Noise) -> CurvatureState:
-        linear_model(task.model, f"algorithm {self.name}")
-        design = 1 + task.model.inputs
-        return CurvatureState(task, noise, np.zeros((num_residuals(task), design)), np.zeros(triangle_of(design)))
 
     def ask(self, state: CurvatureState) -> Plan:
         center, unit = target_unit(state.task)
@@ -99,10 +114,6 @@ class PrivateNewton:
         return stepped(
             state, query, total, 1.0 if query.squares else 0.25 if classes == 2 else 0.5, self.parameters.penalty
         )
-
-    def model_parameters(self, state: CurvatureState) -> Floats:
-        """Return the parameters of the task's model."""
-        return linear_parameters(state.task, state.coefficients)
 
 
 def default_clip(task: Task) -> float:
@@ -130,13 +141,3 @@ def stepped(
         gradient = gradient - penalty * np.concatenate([[0.0], np.ones(size - 1)]) * state.coefficients
     step = Cholesky.of(matrix).solve(gradient.T).T
     return replace(state, coefficients=state.coefficients + step, products=products, variance=variance, asked=asked)
-
-
-def linear_parameters(task: Task, coefficients: Floats) -> Floats:
-    """Return the parameters of the task's linear model: slopes (inputs, outputs), then biases (outputs,)."""
-    center, unit = target_unit(task)
-    rows = coefficients * unit
-    rows[:, 0] += center
-    if num_classes(task) == 2:
-        rows = np.concatenate([np.zeros_like(rows), rows])
-    return np.concatenate([rows[:, 1:].T.ravel(), rows[:, 0]])

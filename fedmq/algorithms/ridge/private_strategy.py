@@ -14,13 +14,10 @@ import numpy as np
 from msgspec import Meta
 
 from fedmq.algorithms.base import Plan, Total
-from fedmq.algorithms.newton.private_query import Clip, linear_model, num_residuals
-from fedmq.algorithms.newton.private_strategy import CurvatureState, default_clip, linear_parameters, stepped
+from fedmq.algorithms.newton.private_query import Clip
+from fedmq.algorithms.newton.private_strategy import CurvatureState, PrivateLinear, default_clip, stepped
 from fedmq.algorithms.private.columns import target_unit
-from fedmq.algorithms.private.query import Noise
 from fedmq.algorithms.ridge.private_query import ClippedProducts
-from fedmq.exact.integers import triangle_of
-from fedmq.models.arrays import Floats
 from fedmq.tasks.task import Task
 
 
@@ -31,7 +28,7 @@ class PrivateRidgeParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=
     clip: Clip | None = None  # the length of a row, the constant 1 among its numbers; None: by the number of features
 
 
-class PrivateRidge:
+class PrivateRidge(PrivateLinear):
     """The strategy of private `ridge`: see `fedmq.algorithms.private.strategy.PrivateAlgorithm`."""
 
     name = "ridge"
@@ -43,11 +40,6 @@ class PrivateRidge:
     def questions(self, _task: Task, _rounds: int) -> int:
         return 1
 
-    def init(self, task: Task, _seed: int, noise: Noise) -> CurvatureState:
-        linear_model(task.model, f"algorithm {self.name}")
-        design = 1 + task.model.inputs
-        return CurvatureState(task, noise, np.zeros((num_residuals(task), design)), np.zeros(triangle_of(design)))
-
     def ask(self, state: CurvatureState) -> Plan:
         center, unit = target_unit(state.task)
         clip = self.parameters.clip or default_clip(state.task)
@@ -58,7 +50,3 @@ class PrivateRidge:
         query = self.ask(state).query
         assert isinstance(query, ClippedProducts)
         return stepped(state, query, total, 1.0, self.parameters.penalty * total.num_examples)
-
-    def model_parameters(self, state: CurvatureState) -> Floats:
-        """Return the parameters of the task's model."""
-        return linear_parameters(state.task, state.coefficients)
